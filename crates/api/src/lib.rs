@@ -1,0 +1,1 @@
+//! Control API types and the unix-socket client.

@@ -1,0 +1,3 @@
+//! weft: an encrypted overlay network for Docker.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The daemon: wires driver, node, router, netlink and store together.

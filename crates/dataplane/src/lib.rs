@@ -1,0 +1,1 @@
+//! Forwarding snapshot, verdicts, segmentation maths; no IO and no clock.

@@ -1,0 +1,1 @@
+//! The libnetwork remote network driver: JSON types, router, Backend.

@@ -1,0 +1,1 @@
+//! Bridges, veths and firewall rules, reconciled with what the kernel has.

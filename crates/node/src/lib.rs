@@ -1,0 +1,1 @@
+//! The pure node: peers, sessions, records, and the forwarding snapshot they make.

@@ -1,0 +1,1 @@
+//! Handshake, sessions, replay window, cookies; no IO and no clock.

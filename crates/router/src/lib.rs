@@ -1,0 +1,1 @@
+//! Worker threads between TAP queues and UDP sockets.

@@ -1,0 +1,1 @@
+//! TAP with offloads, UDP with GSO and GRO, epoll: the only unsafe code.

@@ -1,0 +1,20 @@
+//! What is on the wire, and the identifiers that everything else speaks of.
+//!
+//! Nothing here does IO or keeps state. Integers on the wire are big-endian. Decoders of bytes that a peer
+//! controls never index and never panic: they return `None`.
+
+mod datagram;
+mod id;
+mod mtu;
+
+pub use datagram::{
+    HEADER_LEN, Header, INNER_HEADER_LEN, InnerHeader, InnerKind, Lane, MessageType, N_LANES, ReceiverIndex,
+    TAG_LEN,
+};
+pub use id::{EndpointId, Mac, NetworkId, ParseIdError, PeerId};
+pub use mtu::{
+    AddressFamily, DEFAULT_UNDERLAY_MTU, ETHERNET_HEADER_LEN, MIN_OVERLAY_MTU, overhead, overlay_mtu,
+};
+
+/// UDP port for control and data when none is set.
+pub const DEFAULT_PORT: u16 = 6783;

@@ -1,0 +1,45 @@
+//! How much of the underlay's MTU is left for a container.
+
+use crate::{HEADER_LEN, INNER_HEADER_LEN, TAG_LEN};
+
+/// Length of an Ethernet header without a VLAN tag.
+pub const ETHERNET_HEADER_LEN: usize = 14;
+/// Assumed where the underlay's interface does not say.
+pub const DEFAULT_UNDERLAY_MTU: u16 = 1500;
+/// The least MTU an overlay network may have: IPv6's minimum (RFC 8200, section 5).
+pub const MIN_OVERLAY_MTU: u16 = 1280;
+
+/// Family of the underlay's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    /// 20 bytes of IP header.
+    Ipv4,
+    /// 40 bytes of IP header.
+    Ipv6,
+}
+
+/// Bytes of the underlay's MTU that a frame's IP packet does not get: IP, UDP, outer header, inner header, Ethernet
+/// header, tag.
+#[must_use]
+pub const fn overhead(family: AddressFamily) -> u16 {
+    let ip = match family {
+        AddressFamily::Ipv4 => 20,
+        AddressFamily::Ipv6 => 40,
+    };
+    ip + 8 + (HEADER_LEN + INNER_HEADER_LEN + ETHERNET_HEADER_LEN + TAG_LEN) as u16
+}
+
+/// The container's MTU on an underlay of `underlay_mtu`; `None` when that leaves less than [`MIN_OVERLAY_MTU`].
+///
+/// ```
+/// # use weft_wire::{overlay_mtu, AddressFamily};
+/// assert_eq!(overlay_mtu(1500, AddressFamily::Ipv4), Some(1418));
+/// assert_eq!(overlay_mtu(1300, AddressFamily::Ipv4), None);
+/// ```
+#[must_use]
+pub const fn overlay_mtu(underlay_mtu: u16, family: AddressFamily) -> Option<u16> {
+    match underlay_mtu.checked_sub(overhead(family)) {
+        Some(mtu) if mtu >= MIN_OVERLAY_MTU => Some(mtu),
+        _ => None,
+    }
+}

@@ -1,0 +1,3 @@
+//! Developer commands: test, demo, bench.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Real Docker hosts in network namespaces.
