@@ -1,0 +1,126 @@
+use super::*;
+use crate::{PathKind, PeerState};
+
+fn full() -> Status {
+    let peer = PeerStatus {
+        id: Some("0123456789abcdef0123456789abcdef".to_owned()),
+        name: Some("host-b".to_owned()),
+        state: PeerState::Connected,
+        address: Some("10.98.0.2:6783".parse().unwrap()),
+        path: Some(PathKind::Direct),
+        session_age: Some(Duration::from_secs(83)),
+        rx_bytes: 1_572_864,
+        tx_bytes: 900,
+        rx_datagrams: 1200,
+        tx_datagrams: 9,
+        last_seen: Some(Duration::from_secs(1)),
+        problem: None,
+    };
+    let silent = PeerStatus {
+        id: None,
+        name: None,
+        state: PeerState::Connecting,
+        address: Some("[fd00::3]:6783".parse().unwrap()),
+        path: None,
+        session_age: None,
+        rx_bytes: 0,
+        tx_bytes: 1480,
+        rx_datagrams: 0,
+        tx_datagrams: 10,
+        last_seen: None,
+        problem: Some(
+            "does not answer: check that UDP 6783 is open both ways and that both hosts have the same cluster secret"
+                .to_owned(),
+        ),
+    };
+    let network = NetworkStatus {
+        id: "u48gny859s078wz2qe8dulj4a".to_owned(),
+        wire_id: "00a1b2c3d4e5".to_owned(),
+        mtu: Some(1418),
+        bridge: Some("weft-a1b2c3d4e5".to_owned()),
+        peers: vec!["host-b".to_owned()],
+        n_local_endpoints: 1,
+        n_remote_endpoints: 1,
+        faults: Vec::new(),
+    };
+    let faulty = NetworkStatus {
+        id: "m5e7bz12rqgr3rdk5stm4xznl".to_owned(),
+        wire_id: "0f0e0d0c0b0a".to_owned(),
+        mtu: None,
+        bridge: None,
+        peers: Vec::new(),
+        n_local_endpoints: 0,
+        n_remote_endpoints: 0,
+        faults: vec!["option foo is not known to weft".to_owned()],
+    };
+    let endpoint = |id: &str, mac: &str, address: &str, host: &str, local| EndpointStatus {
+        id: id.repeat(4),
+        network: network.id.clone(),
+        mac: mac.to_owned(),
+        addresses: vec![address.parse().unwrap()],
+        host: host.to_owned(),
+        local,
+    };
+    Status {
+        version: "0.1.0".to_owned(),
+        name: "host-a".to_owned(),
+        peer_id: "fedcba9876543210fedcba9876543210".to_owned(),
+        listen: vec!["0.0.0.0:6783".parse().unwrap(), "[::]:6783".parse().unwrap()],
+        suite: "AESGCM".to_owned(),
+        secret_fingerprint: Some("7c1f-09ab".to_owned()),
+        ready: true,
+        faults: vec!["docker.sock is not granted: service addresses are off".to_owned()],
+        peers: vec![peer, silent],
+        endpoints: vec![
+            endpoint("62d6a351b7641111", "02:42:0a:00:01:02", "10.0.1.2", "host-a", true),
+            endpoint("a39f0dedd15b2222", "02:42:0a:00:01:03", "10.0.1.3", "host-b", false),
+        ],
+        networks: vec![network, faulty],
+        counters: [("rekeys".to_owned(), 3), ("handshakes".to_owned(), 4), ("quiet".to_owned(), 0)].into(),
+        drops: [("replayed".to_owned(), 12)].into(),
+    }
+}
+
+#[test]
+fn a_full_status_reads_as_the_snapshot() {
+    assert_eq!(render_status(&full()), include_str!("../../testdata/status.txt"));
+}
+
+#[test]
+fn an_empty_status_says_that_there_is_none() {
+    let status = Status {
+        ready: false,
+        secret_fingerprint: None,
+        listen: Vec::new(),
+        faults: Vec::new(),
+        peers: Vec::new(),
+        networks: Vec::new(),
+        endpoints: Vec::new(),
+        counters: [].into(),
+        drops: [].into(),
+        ..full()
+    };
+    assert_eq!(render_status(&status), include_str!("../../testdata/status-empty.txt"));
+}
+
+#[test]
+fn json_has_the_documented_names_and_round_trips() {
+    let json = serde_json::to_value(full()).unwrap();
+    assert_eq!(json["peers"][0]["session_age_s"], 83);
+    assert_eq!(json["peers"][1]["last_seen_s"], serde_json::Value::Null);
+    assert_eq!(json["peers"][0]["state"], "connected");
+    assert_eq!(serde_json::from_value::<Status>(json).unwrap(), full());
+}
+
+#[test]
+fn spans_and_sizes_have_their_units() {
+    let spans = [(0, "0s"), (59, "59s"), (60, "1m00s"), (7500, "2h05m"), (360_000, "4d04h")];
+    for (s, text) in spans {
+        assert_eq!(span(Duration::from_secs(s)), text);
+    }
+    let sizes =
+        [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_572_864, "1.5 MiB"), (u64::MAX, "15.9 EiB")];
+    for (n, text) in sizes {
+        assert_eq!(bytes(n), text);
+    }
+}

@@ -1,0 +1,111 @@
+//! The server side of the control API.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+
+use crate::{SecretAnswer, SecretRequest, Status};
+
+/// A request body's greatest length in bytes: a secret, and room.
+const MAX_BODY_LEN: usize = 64 << 10;
+
+/// The body of every answer with a status of 400 or above.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorAnswer {
+    /// One line for people.
+    pub error: String,
+}
+
+/// Why a daemon does not do what it was asked to, shown with all its causes. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// What was asked is not acceptable, and why (HTTP 422). The operator's to correct.
+    #[error("{}", with_causes(.0.as_ref()))]
+    Refused(Box<dyn std::error::Error + Send + Sync>),
+    /// It could not be done (HTTP 500): the machine's fault.
+    #[error("{}", with_causes(.0.as_ref()))]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// An error and what caused it, in one line: the answer is all that the client gets.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// What a daemon lets itself be asked. Calls come at the same time.
+pub trait Control: Send + Sync + 'static {
+    /// The state at this moment.
+    fn status(&self) -> impl Future<Output = Status> + Send;
+
+    /// The cluster secret, for the operator to give to another host.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when there is none.
+    fn secret(&self) -> impl Future<Output = Result<SecretAnswer, ControlError>> + Send;
+
+    /// Sets the cluster secret, durably: when this returns well, it survives a restart.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    fn set_secret(
+        &self,
+        request: SecretRequest,
+    ) -> impl Future<Output = Result<SecretAnswer, ControlError>> + Send;
+}
+
+/// The control API as an axum router. Whoever can open the socket can ask: give it mode 0600.
+pub fn router<C: Control>(control: Arc<C>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status::<C>))
+        .route("/v1/secret", get(secret::<C>).post(set_secret::<C>))
+        .fallback(async || {
+            error(StatusCode::NOT_FOUND, "no such call: there are GET /v1/status, GET and POST /v1/secret")
+        })
+        .method_not_allowed_fallback(async || {
+            error(StatusCode::METHOD_NOT_ALLOWED, "there are GET /v1/status, GET and POST /v1/secret")
+        })
+        .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
+        .with_state(control)
+}
+
+fn error(status: StatusCode, text: impl ToString) -> Response {
+    (status, Json(ErrorAnswer { error: text.to_string() })).into_response()
+}
+
+async fn status<C: Control>(State(control): State<Arc<C>>) -> Response {
+    Json(control.status().await).into_response()
+}
+
+async fn set_secret<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        // serde_json's messages hold no values of string fields of the expected type, so no secret.
+        Err(problem) => {
+            return error(StatusCode::BAD_REQUEST, format!("not a request for a secret: {problem}"));
+        }
+    };
+    // A task of its own: a client that hangs up must not stop it halfway.
+    answer(tokio::spawn(async move { control.set_secret(request).await }).await)
+}
+
+async fn secret<C: Control>(State(control): State<Arc<C>>) -> Response {
+    answer(tokio::spawn(async move { control.secret().await }).await)
+}
+
+fn answer(result: Result<Result<SecretAnswer, ControlError>, tokio::task::JoinError>) -> Response {
+    match result {
+        Ok(Ok(answer)) => Json(answer).into_response(),
+        Ok(Err(problem @ ControlError::Refused(_))) => error(StatusCode::UNPROCESSABLE_ENTITY, problem),
+        Ok(Err(problem)) => error(StatusCode::INTERNAL_SERVER_ERROR, problem),
+        Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "weft met a bug in itself: see its log"),
+    }
+}

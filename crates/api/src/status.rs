@@ -1,0 +1,168 @@
+//! What the daemon says of itself.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The whole state of a daemon at one moment.
+///
+/// Spans of time are whole seconds in JSON, under names that end in `_s`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The daemon's version.
+    pub version: String,
+    /// This host's name among its peers.
+    pub name: String,
+    /// 32 hexadecimal digits.
+    pub peer_id: String,
+    /// The UDP addresses that are listened on.
+    pub listen: Vec<SocketAddr>,
+    /// The AEAD suite of the cluster.
+    pub suite: String,
+    /// A short hash by which people can compare cluster secrets; `None` without a secret.
+    pub secret_fingerprint: Option<String>,
+    /// Whether containers can be put on networks.
+    pub ready: bool,
+    /// Why not, and whatever else is wrong with the host as a whole; one line each.
+    pub faults: Vec<String>,
+    /// Every peer that is known, whether it answers or not.
+    pub peers: Vec<PeerStatus>,
+    /// The networks on this host.
+    pub networks: Vec<NetworkStatus>,
+    /// The endpoints on the networks of this host, wherever they are.
+    pub endpoints: Vec<EndpointStatus>,
+    /// Counters since the start of the daemon, by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Datagrams and frames that were thrown away, by reason.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// How it stands with a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum PeerState {
+    /// There is a session.
+    Connected,
+    /// A handshake is being tried.
+    Connecting,
+    /// It does not answer any more.
+    Down,
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Connected => "connected",
+            Self::Connecting => "connecting",
+            Self::Down => "down",
+        })
+    }
+}
+
+/// The way datagrams take to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum PathKind {
+    /// From host to host.
+    Direct,
+    /// Through another peer.
+    Relay,
+}
+
+impl fmt::Display for PathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+        })
+    }
+}
+
+/// One peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// 32 hexadecimal digits; `None` until a handshake has shown it.
+    pub id: Option<String>,
+    /// Its name; `None` until it has said it.
+    pub name: Option<String>,
+    /// How it stands.
+    pub state: PeerState,
+    /// Where its datagrams come from, or where it is looked for.
+    pub address: Option<SocketAddr>,
+    /// `None` without a session.
+    pub path: Option<PathKind>,
+    /// Since the handshake.
+    #[serde(rename = "session_age_s", with = "seconds")]
+    pub session_age: Option<Duration>,
+    /// Bytes of datagrams received.
+    pub rx_bytes: u64,
+    /// Bytes of datagrams sent.
+    pub tx_bytes: u64,
+    /// Datagrams received.
+    pub rx_datagrams: u64,
+    /// Datagrams sent.
+    pub tx_datagrams: u64,
+    /// Since the last authenticated datagram; `None`: there was none.
+    #[serde(rename = "last_seen_s", with = "seconds")]
+    pub last_seen: Option<Duration>,
+    /// What is wrong, and what to check; one line.
+    pub problem: Option<String>,
+}
+
+/// One network on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Docker's id.
+    pub id: String,
+    /// The number inside the seal: 12 hexadecimal digits.
+    pub wire_id: String,
+    /// The containers' MTU in bytes; `None` while it is not known.
+    pub mtu: Option<u16>,
+    /// The bridge's interface name; `None` while there is none.
+    pub bridge: Option<String>,
+    /// Names of the peers that are on it too.
+    pub peers: Vec<String>,
+    /// Endpoints on this host.
+    pub n_local_endpoints: usize,
+    /// Endpoints on other hosts.
+    pub n_remote_endpoints: usize,
+    /// Why its containers are refused: bad options and the like; one line each.
+    pub faults: Vec<String>,
+}
+
+/// One endpoint of a network on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Docker's id.
+    pub id: String,
+    /// Docker's id of its network.
+    pub network: String,
+    /// Its Ethernet address as text.
+    pub mac: String,
+    /// Its addresses, without prefix.
+    pub addresses: Vec<IpAddr>,
+    /// Name of the peer that it is on.
+    pub host: String,
+    /// Whether that is this host.
+    pub local: bool,
+}
+
+/// Whole seconds, or null.
+mod seconds {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(value: &Option<Duration>, s: S) -> Result<S::Ok, S::Error> {
+        value.map(|span| span.as_secs()).serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(d)?.map(Duration::from_secs))
+    }
+}
