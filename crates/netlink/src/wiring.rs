@@ -1,0 +1,387 @@
+//! [`Links`] by rtnetlink.
+
+mod kernel;
+mod underlay;
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
+use tokio::sync::Mutex;
+use weft_wire::{EndpointId, Mac, NetworkId};
+
+use crate::link::{Kind, Link, Owner};
+use crate::links::{
+    BoxFuture, EndpointLinks, EndpointSpec, EnsureError, LinkFailure, LinkState, Links, NetworkSpec, Outcome,
+    QueryError, RemoveError, Step,
+};
+use crate::names::{self, Alias};
+use crate::{Inventory, VethNames};
+use kernel::Kernel;
+
+/// The links of one network namespace. Cheap to clone; all clones share one netlink socket.
+///
+/// # Example
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use weft_netlink::{Links, NetworkSpec, Wiring};
+/// let docker_id = "u48gny859s078wz2qe8dulj4a".to_owned();
+/// let id = weft_wire::NetworkId::from_name(&docker_id);
+/// let wiring = Wiring::new()?;
+/// let bridge = wiring.ensure_bridge(&NetworkSpec { id, docker_id, overlay_mtu: 1418 }).await?;
+/// println!("{} is up", bridge.name);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Wiring {
+    kernel: Kernel,
+    /// Held while links change, so that two calls for one link do not both find it missing.
+    changing: Arc<Mutex<()>>,
+}
+
+impl Wiring {
+    /// Opens a netlink socket in the calling thread's network namespace and spawns the task that serves it, which
+    /// ends when the last clone is dropped. Needs no privilege; changing links later needs CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// When the kernel gives no socket. Nothing is left behind.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { kernel: Kernel::new()?, changing: Arc::default() })
+    }
+
+    async fn ensure_bridge(&self, spec: &NetworkSpec) -> Result<LinkState, EnsureError> {
+        let alias = network_alias(&spec.docker_id)?;
+        let name = names::bridge_name(spec.id);
+        let mac = names::bridge_mac(spec.id);
+        let _changing = self.changing.lock().await;
+        let outcome = match self.find_ours(&name, Kind::Bridge, &alias, Some(mac)).await? {
+            Some(_) => Outcome::Adopted,
+            None => {
+                // A bridge keeps the MTU that it was *changed* to; one that it was made with follows its ports'. So
+                // it is made with another than it will have.
+                let first_mtu = u32::from(spec.overlay_mtu) ^ 1;
+                let message = LinkBridge::new(&name)
+                    .down()
+                    .address(mac.0.to_vec())
+                    .mtu(first_mtu)
+                    .set_info_data(bridge_options())
+                    .build();
+                self.kernel.create(&name, message).await?;
+                Outcome::Created
+            }
+        };
+        self.undo_if_created(&name, outcome, self.configure_bridge(spec, &name, mac, &alias, outcome)).await
+    }
+
+    async fn configure_bridge(
+        &self,
+        spec: &NetworkSpec,
+        name: &str,
+        mac: Mac,
+        alias: &Alias,
+        outcome: Outcome,
+    ) -> Result<LinkState, EnsureError> {
+        let link = self.expect(name).await?;
+        let message = LinkUnspec::new_with_index(link.index)
+            .alias(alias.to_string())
+            .mtu(spec.overlay_mtu.into())
+            .build();
+        self.kernel.change(name, Step::Configure, message).await?;
+        if outcome == Outcome::Adopted {
+            self.kernel.change(name, Step::Configure, bridge_change(link.index, bridge_options())).await?;
+            // Off in a new bridge. Kernels without VLAN filtering refuse even this.
+            let no_vlans = InfoData::Bridge(vec![InfoBridge::VlanFiltering(false)]);
+            if let Err(failure) =
+                self.kernel.change(name, Step::Configure, bridge_change(link.index, no_vlans)).await
+            {
+                tracing::debug!(%failure, "VLAN filtering was not turned off");
+            }
+            if link.mac != Some(mac) {
+                let message = LinkUnspec::new_with_index(link.index).address(mac.0.to_vec()).build();
+                self.kernel.change(name, Step::Configure, message).await?;
+            }
+        }
+        let ipv6 = self.kernel.isolate(name, link.index).await;
+        self.kernel.up(name, link.index).await?;
+        Ok(LinkState { name: name.to_owned(), index: link.index, outcome, ipv6 })
+    }
+
+    async fn attach_tap(&self, spec: &NetworkSpec) -> Result<LinkState, EnsureError> {
+        let alias = network_alias(&spec.docker_id)?;
+        let name = names::tap_name(spec.id);
+        let _changing = self.changing.lock().await;
+        let bridge = self.bridge_of(spec.id, &spec.docker_id).await?;
+        let tap = self.expect(&name).await?;
+        // The router makes the TAP and cannot give it an alias.
+        if tap.alias.is_some() && tap.owner(Kind::Tun, &alias, None) != Owner::Ours || tap.kind != Kind::Tun {
+            return Err(EnsureError::Foreign { name });
+        }
+        let outcome = if tap.master == Some(bridge.index) { Outcome::Adopted } else { Outcome::Created };
+        let message = LinkUnspec::new_with_index(tap.index)
+            .alias(alias.to_string())
+            .mtu(spec.overlay_mtu.into())
+            .controller(bridge.index)
+            .build();
+        self.kernel.change(&name, Step::Configure, message).await?;
+        let ipv6 = self.kernel.isolate(&name, tap.index).await;
+        self.kernel.up(&name, tap.index).await?;
+        Ok(LinkState { name, index: tap.index, outcome, ipv6 })
+    }
+
+    async fn ensure_endpoint(&self, spec: &EndpointSpec) -> Result<EndpointLinks, EnsureError> {
+        let bad_id = || EnsureError::BadId { id: spec.id.0.clone() };
+        let names = names::veth_names(&spec.id).ok_or_else(bad_id)?;
+        let mac = names::host_veth_mac(&names.host).ok_or_else(bad_id)?;
+        if !names::is_docker_id(&spec.id.0) {
+            return Err(bad_id());
+        }
+        network_alias(&spec.docker_network_id)?;
+        let alias =
+            Alias::Endpoint { id: spec.id.clone(), docker_network_id: spec.docker_network_id.clone() };
+        let _changing = self.changing.lock().await;
+        let bridge = self.bridge_of(spec.network, &spec.docker_network_id).await?;
+        let mut found = self.find_ours(&names.host, Kind::Veth, &alias, Some(mac)).await?;
+        let mut container = self.kernel.find(&names.container).await?;
+        if let Some(host) = &found {
+            let whole = host.peer_away || container.as_ref().is_some_and(|c| Some(c.index) == host.peer);
+            if !whole {
+                // The other end is here under another name, so dockerd would not find it: start anew.
+                self.kernel.delete(&names.host, host.index).await?;
+                found = None;
+                container = self.kernel.find(&names.container).await?;
+            }
+        }
+        let outcome = if found.is_some() {
+            Outcome::Adopted
+        } else {
+            if container.is_some() {
+                return Err(EnsureError::Foreign { name: names.container });
+            }
+            self.create_veth(spec, &names, mac, bridge.index).await?;
+            Outcome::Created
+        };
+        let configure = self.configure_endpoint(spec, &names, &alias, bridge.index, outcome);
+        self.undo_if_created(&names.host, outcome, configure).await
+    }
+
+    async fn create_veth(
+        &self,
+        spec: &EndpointSpec,
+        names: &VethNames,
+        host_mac: Mac,
+        bridge: u32,
+    ) -> Result<(), EnsureError> {
+        // gso_max_size is the kernel's default, 65536: the most that a TAP's header can describe.
+        let container = LinkUnspec::new_with_name(&names.container)
+            .mtu(spec.overlay_mtu.into())
+            .address(spec.mac.0.to_vec())
+            .build();
+        let host = LinkVeth::new(&names.host, &names.container)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(container)))
+            .mtu(spec.overlay_mtu.into())
+            .address(host_mac.0.to_vec())
+            .controller(bridge)
+            .build();
+        Ok(self.kernel.create(&names.host, host).await?)
+    }
+
+    async fn configure_endpoint(
+        &self,
+        spec: &EndpointSpec,
+        names: &VethNames,
+        alias: &Alias,
+        bridge: u32,
+        outcome: Outcome,
+    ) -> Result<EndpointLinks, EnsureError> {
+        let host = self.expect(&names.host).await?;
+        let message = LinkUnspec::new_with_index(host.index)
+            .alias(alias.to_string())
+            .mtu(spec.overlay_mtu.into())
+            .controller(bridge)
+            .build();
+        self.kernel.change(&names.host, Step::Configure, message).await?;
+        let ipv6 = self.kernel.isolate(&names.host, host.index).await;
+        let claimed = host.peer_away;
+        if !claimed {
+            let container = self.expect(&names.container).await?;
+            let message = LinkUnspec::new_with_index(container.index)
+                .alias(alias.to_string())
+                .mtu(spec.overlay_mtu.into())
+                .address(spec.mac.0.to_vec())
+                .build();
+            self.kernel.change(&names.container, Step::Configure, message).await?;
+        }
+        self.kernel.up(&names.host, host.index).await?;
+        Ok(EndpointLinks { names: names.clone(), outcome, claimed, ipv6 })
+    }
+
+    async fn remove(&self, wanted: impl Fn(&Link) -> bool + Send) -> Result<(), RemoveError> {
+        let _changing = self.changing.lock().await;
+        let links = match self.kernel.links().await {
+            Ok(links) => links,
+            Err(source) => {
+                let failure = LinkFailure { step: Step::Find, name: "*".to_owned(), source };
+                return Err(RemoveError { failures: vec![failure] });
+            }
+        };
+        let mut failures = Vec::new();
+        for link in links.iter().filter(|l| l.is_removable() && wanted(l)) {
+            if let Err(failure) = self.kernel.delete(&link.name, link.index).await {
+                failures.push(failure);
+            }
+        }
+        if failures.is_empty() { Ok(()) } else { Err(RemoveError { failures }) }
+    }
+
+    async fn remove_endpoint(&self, endpoint: &EndpointId) -> Result<(), RemoveError> {
+        let Some(names) = names::veth_names(endpoint) else { return Ok(()) };
+        self.remove(|link| {
+            link.name == names.host
+                && match link.weft_alias() {
+                    Some(Alias::Endpoint { id, .. }) => id == *endpoint,
+                    _ => true,
+                }
+        })
+        .await
+    }
+
+    async fn remove_network(&self, network: NetworkId) -> Result<(), RemoveError> {
+        let (bridge, tap) = (names::bridge_name(network), names::tap_name(network));
+        let index = match self.kernel.find(&bridge).await {
+            Ok(found) => found.map(|link| link.index),
+            Err(failure) => return Err(RemoveError { failures: vec![failure] }),
+        };
+        self.remove(|link| {
+            link.name == tap
+                || link.name == bridge
+                || link.kind == Kind::Veth && index.is_some() && link.master == index
+        })
+        .await
+    }
+
+    /// The link of that name if it is weft's; `None` when there is none.
+    async fn find_ours(
+        &self,
+        name: &str,
+        kind: Kind,
+        alias: &Alias,
+        mac: Option<Mac>,
+    ) -> Result<Option<Link>, EnsureError> {
+        match self.kernel.find(name).await? {
+            Some(link) if link.owner(kind, alias, mac) == Owner::Foreign => {
+                Err(EnsureError::Foreign { name: name.to_owned() })
+            }
+            found => Ok(found),
+        }
+    }
+
+    async fn bridge_of(&self, network: NetworkId, docker_id: &str) -> Result<Link, EnsureError> {
+        let name = names::bridge_name(network);
+        let alias = network_alias(docker_id)?;
+        self.find_ours(&name, Kind::Bridge, &alias, Some(names::bridge_mac(network)))
+            .await?
+            .ok_or(EnsureError::Missing { name })
+    }
+
+    async fn expect(&self, name: &str) -> Result<Link, EnsureError> {
+        self.kernel.find(name).await?.ok_or_else(|| EnsureError::Missing { name: name.to_owned() })
+    }
+
+    async fn undo_if_created<T>(
+        &self,
+        name: &str,
+        outcome: Outcome,
+        rest: impl Future<Output = Result<T, EnsureError>>,
+    ) -> Result<T, EnsureError> {
+        let result = rest.await;
+        if result.is_err() && outcome == Outcome::Created {
+            let undone = match self.kernel.find(name).await {
+                Ok(Some(link)) => self.kernel.delete(name, link.index).await,
+                Ok(None) => Ok(()),
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = undone {
+                tracing::warn!(%failure, "a link that could not be set up is left behind");
+            }
+        }
+        result
+    }
+}
+
+fn network_alias(docker_id: &str) -> Result<Alias, EnsureError> {
+    if names::is_docker_id(docker_id) {
+        Ok(Alias::Network { docker_id: docker_id.to_owned() })
+    } else {
+        Err(EnsureError::BadId { id: docker_id.to_owned() })
+    }
+}
+
+fn bridge_change(index: u32, options: InfoData) -> LinkMessage {
+    LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
+        .index(index)
+        .set_info_data(options)
+        .build()
+}
+
+fn bridge_options() -> InfoData {
+    InfoData::Bridge(vec![
+        InfoBridge::StpState(BridgeStpState::Disabled),
+        InfoBridge::ForwardDelay(0),
+        InfoBridge::MulticastSnooping(false),
+    ])
+}
+
+impl Links for Wiring {
+    fn ensure_bridge<'a>(&'a self, spec: &'a NetworkSpec) -> BoxFuture<'a, Result<LinkState, EnsureError>> {
+        Box::pin(self.ensure_bridge(spec))
+    }
+
+    fn attach_tap<'a>(&'a self, spec: &'a NetworkSpec) -> BoxFuture<'a, Result<LinkState, EnsureError>> {
+        Box::pin(self.attach_tap(spec))
+    }
+
+    fn ensure_endpoint<'a>(
+        &'a self,
+        spec: &'a EndpointSpec,
+    ) -> BoxFuture<'a, Result<EndpointLinks, EnsureError>> {
+        Box::pin(self.ensure_endpoint(spec))
+    }
+
+    fn remove_endpoint<'a>(&'a self, endpoint: &'a EndpointId) -> BoxFuture<'a, Result<(), RemoveError>> {
+        Box::pin(self.remove_endpoint(endpoint))
+    }
+
+    fn remove_network(&self, network: NetworkId) -> BoxFuture<'_, Result<(), RemoveError>> {
+        Box::pin(self.remove_network(network))
+    }
+
+    fn remove_stray<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RemoveError>> {
+        Box::pin(self.remove(move |link| link.name == name))
+    }
+
+    fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>> {
+        Box::pin(async { Ok(Inventory::of(&self.kernel.links().await?)) })
+    }
+
+    fn underlay_mtu(&self, local: Option<IpAddr>) -> BoxFuture<'_, Result<Option<u16>, QueryError>> {
+        Box::pin(async move {
+            let (links, addresses) = (self.kernel.links().await?, self.kernel.addresses().await?);
+            let routes = match local {
+                Some(local) if !local.is_unspecified() => Vec::new(),
+                _ => self.kernel.default_routes().await?,
+            };
+            Ok(underlay::mtu(local, &links, &addresses, &routes))
+        })
+    }
+
+    fn local_addresses(&self) -> BoxFuture<'_, Result<Vec<(IpAddr, String)>, QueryError>> {
+        Box::pin(async {
+            Ok(underlay::reachable(&self.kernel.links().await?, &self.kernel.addresses().await?))
+        })
+    }
+}

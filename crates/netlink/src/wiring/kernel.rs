@@ -1,0 +1,195 @@
+//! The netlink requests, one function each.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use rtnetlink::packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkMessage,
+};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
+use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
+
+use super::underlay::{Address, DefaultRoute};
+use crate::link::Link;
+use crate::links::{Ipv6State, LinkFailure, Step};
+
+const ENODEV: i32 = 19;
+
+#[derive(Debug, Clone)]
+pub(super) struct Kernel {
+    handle: Handle,
+}
+
+fn io_error(error: Error) -> io::Error {
+    match error {
+        Error::NetlinkError(message) => message.to_io(),
+        other => io::Error::other(other),
+    }
+}
+
+impl Kernel {
+    pub(super) fn new() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    pub(super) async fn find(&self, name: &str) -> Result<Option<Link>, LinkFailure> {
+        let found = self.handle.link().get().match_name(name).execute().try_next().await.map_err(io_error);
+        match found {
+            Ok(message) => Ok(message.as_ref().map(Link::from)),
+            Err(error) if error.raw_os_error() == Some(ENODEV) => Ok(None),
+            Err(source) => Err(LinkFailure { step: Step::Find, name: name.to_owned(), source }),
+        }
+    }
+
+    pub(super) async fn links(&self) -> io::Result<Vec<Link>> {
+        let messages: Vec<LinkMessage> =
+            self.handle.link().get().execute().try_collect().await.map_err(io_error)?;
+        Ok(messages.iter().map(Link::from).collect())
+    }
+
+    pub(super) async fn create(&self, name: &str, message: LinkMessage) -> Result<(), LinkFailure> {
+        self.handle.link().add(message).execute().await.map_err(|error| LinkFailure {
+            step: Step::Create,
+            name: name.to_owned(),
+            source: io_error(error),
+        })
+    }
+
+    pub(super) async fn change(
+        &self,
+        name: &str,
+        step: Step,
+        message: LinkMessage,
+    ) -> Result<(), LinkFailure> {
+        self.handle.link().change(message).execute().await.map_err(|error| LinkFailure {
+            step,
+            name: name.to_owned(),
+            source: io_error(error),
+        })
+    }
+
+    pub(super) async fn up(&self, name: &str, index: u32) -> Result<(), LinkFailure> {
+        self.change(name, Step::Up, LinkUnspec::new_with_index(index).up().build()).await
+    }
+
+    /// Deletes the link; also well when it is gone already.
+    pub(super) async fn delete(&self, name: &str, index: u32) -> Result<(), LinkFailure> {
+        match self.handle.link().del(index).execute().await.map_err(io_error) {
+            Err(source) if source.raw_os_error() != Some(ENODEV) => {
+                Err(LinkFailure { step: Step::Delete, name: name.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the host's own stack off a link that only carries containers' frames.
+    ///
+    /// Without an address the host would still answer ARP for its other addresses and take packets for them (the
+    /// weak host model), from any container on the network. Strict reverse path filtering refuses both, since no
+    /// route leads back over this link; `arp_ignore` also silences answers to probes, whose source is zero. Both are
+    /// set by netlink, which works where `/proc/sys` is read-only. None of this is fatal.
+    pub(super) async fn isolate(&self, name: &str, index: u32) -> Ipv6State {
+        let mut ipv4 = InetDevConf::default();
+        ipv4.rp_filter = 1;
+        ipv4.arp_ignore = 8;
+        let families = [
+            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(ipv4)]),
+            AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
+        ];
+        for family in families {
+            let message = LinkUnspec::new_with_index(index)
+                .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![family]))
+                .build();
+            if let Err(failure) = self.change(name, Step::Configure, message).await {
+                tracing::debug!(%failure, "a setting that keeps the host off the link was refused");
+            }
+        }
+        disable_ipv6(name).await
+    }
+
+    pub(super) async fn addresses(&self) -> io::Result<Vec<Address>> {
+        let messages: Vec<AddressMessage> =
+            self.handle.address().get().execute().try_collect().await.map_err(io_error)?;
+        Ok(messages.iter().filter_map(address).collect())
+    }
+
+    pub(super) async fn default_routes(&self) -> io::Result<Vec<DefaultRoute>> {
+        let mut routes = Vec::new();
+        for query in
+            [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]
+        {
+            let messages: Vec<RouteMessage> =
+                self.handle.route().get(query).execute().try_collect().await.map_err(io_error)?;
+            routes.extend(messages.iter().flat_map(default_routes));
+        }
+        Ok(routes)
+    }
+}
+
+async fn disable_ipv6(name: &str) -> Ipv6State {
+    let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    match tokio::fs::read_to_string(&path).await {
+        Ok(value) if value.trim() == "1" => return Ipv6State::Disabled,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ipv6State::Disabled,
+        _ => {}
+    }
+    match tokio::fs::write(&path, "1").await {
+        Ok(()) => Ipv6State::Disabled,
+        Err(error) => {
+            tracing::debug!(link = name, %error, "IPv6 stays on, without an address");
+            Ipv6State::NoAddress
+        }
+    }
+}
+
+fn address(message: &AddressMessage) -> Option<Address> {
+    // A point-to-point interface's own address is the local one, the other end's is the address.
+    let find = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) if local => Some(*ip),
+            AddressAttribute::Address(ip) if !local => Some(*ip),
+            _ => None,
+        })
+    };
+    let ip: IpAddr = find(true).or_else(|| find(false))?;
+    let unusable =
+        AddressHeaderFlags::Tentative | AddressHeaderFlags::Dadfailed | AddressHeaderFlags::Deprecated;
+    let usable = matches!(message.header.scope, AddressScope::Universe | AddressScope::Site)
+        && !message.header.flags.intersects(unusable);
+    Some(Address { link: message.header.index, ip, usable })
+}
+
+fn default_routes(message: &RouteMessage) -> Vec<DefaultRoute> {
+    let table = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Table(table) => Some(*table),
+        _ => None,
+    });
+    let main = u32::from(RouteHeader::RT_TABLE_MAIN);
+    if message.header.destination_prefix_length != 0
+        || message.header.kind != RouteType::Unicast
+        || table.unwrap_or(message.header.table.into()) != main
+    {
+        return Vec::new();
+    }
+    let mtu = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Metrics(metrics) => metrics.iter().find_map(|metric| match metric {
+            RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+            _ => None,
+        }),
+        _ => None,
+    });
+    message
+        .attributes
+        .iter()
+        .flat_map(|attribute| match attribute {
+            RouteAttribute::Oif(link) => vec![*link],
+            RouteAttribute::MultiPath(hops) => hops.iter().map(|hop| hop.interface_index).collect(),
+            _ => Vec::new(),
+        })
+        .map(|link| DefaultRoute { link, mtu })
+        .collect()
+}

@@ -1,0 +1,5 @@
+//! Against the kernel, as root, each test in network namespaces of its own that vanish with it.
+
+mod firewall;
+mod namespace;
+mod wiring;
