@@ -1,1 +1,30 @@
-//! Forwarding snapshot, verdicts, segmentation maths; no IO and no clock.
+//! What happens to a frame between a TAP and a UDP socket, without either: no IO, no clock, no allocation per frame.
+//!
+//! - [`Snapshot`] is what forwarding knows: networks, peers, sessions. The node makes a new one for every change and
+//!   never alters one; workers load it once per batch.
+//! - [`NetworkView::forward`] says where a container's frame goes, [`Snapshot::admit`] whether a peer's frame may come
+//!   in.
+//! - [`Segments`] cuts the super-frames that the kernel hands over (up to 64 KiB of TCP or UDP behind one set of headers)
+//!   into frames of their own; [`Coalescer`] joins such frames again. The transport checksums in between stay partial:
+//!   they hold the sum over the pseudo-header only, and the seal guards the rest.
+//!
+//! Bytes of a frame are never trusted: what does not parse passes unchanged or is dropped with a [`DropReason`].
+
+mod checksum;
+mod coalesce;
+mod drops;
+mod packet;
+mod segment;
+mod snapshot;
+mod vnet;
+
+pub use checksum::complete_checksum;
+pub use coalesce::Coalescer;
+pub use drops::{DropCounters, DropReason};
+pub use packet::{Packet, Transport};
+pub use segment::{MAX_HEADERS_LEN, Segments, UnsupportedFrame, frame_kind};
+pub use snapshot::{
+    FastHasher, FastMap, NetworkView, PeerCounters, PeerIdx, PeerView, SessionActivity, SessionView,
+    Snapshot, Verdict,
+};
+pub use vnet::{GsoKind, VnetHdr};

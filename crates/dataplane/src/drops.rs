@@ -1,0 +1,108 @@
+//! Why a frame or datagram went no further, and how often.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// Why a frame or datagram went no further. It is counted, never logged, and not an error.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[non_exhaustive]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The name under which it is shown: lower case, with underscores.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// From a container: no peer owns the destination address. It is not flooded.
+    UnknownUnicast = "unknown_unicast",
+    /// From a container: the source address is not one of this host's endpoints.
+    ForeignSource = "foreign_source",
+    /// From a container: its peer has no session at the moment.
+    NoSession = "no_session",
+    /// From a container: the session's lane has sealed all it may, and its rekey is late.
+    Exhausted = "exhausted",
+    /// From a container: longer than the underlay's MTU allows.
+    TooLong = "too_long",
+    /// From a container: headers that contradict each other, or too many segments.
+    Unsupported = "unsupported",
+    /// The underlay has no route, or refused.
+    SendFailed = "send_failed",
+    /// From the underlay: not a datagram of weft.
+    Malformed = "malformed",
+    /// From the underlay: for a session that this host does not have (any more).
+    UnknownSession = "unknown_session",
+    /// From the underlay: was opened before, or is older than the replay window.
+    Replayed = "replayed",
+    /// From the underlay: the seal is not the peer's.
+    BadSeal = "bad_seal",
+    /// From a peer: what was sealed makes no sense.
+    BadInner = "bad_inner",
+    /// From a peer: this host has no such network.
+    UnknownNetwork = "unknown_network",
+    /// From a peer that is not on the network.
+    NotMember = "not_member",
+    /// From a peer that does not own the source address.
+    SpoofedMac = "spoofed_mac",
+    /// The TAP refused it: it is down, or the kernel has no memory.
+    TapRefused = "tap_refused",
+    /// The node did not keep up with what it is told.
+    NodeBusy = "node_busy",
+}
+
+/// One counter a reason. Written by one thread, read by any.
+#[derive(Debug)]
+pub struct DropCounters([AtomicU64; DropReason::ALL.len()]);
+
+impl Default for DropCounters {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl DropCounters {
+    /// Adds `n` to a reason's counter.
+    pub fn add(&self, reason: DropReason, n: u64) {
+        if let Some(counter) = self.0.get(reason as usize) {
+            counter.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+
+    /// What was counted so far for one reason.
+    #[must_use]
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0.get(reason as usize).map_or(0, |c| c.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_counter() {
+        let counters = DropCounters::default();
+        for (i, reason) in DropReason::ALL.iter().enumerate() {
+            counters.add(*reason, i as u64 + 1);
+        }
+        for (i, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(counters.get(*reason), i as u64 + 1);
+            assert!(reason.name().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        }
+        let names: std::collections::HashSet<_> = DropReason::ALL.iter().map(|r| r.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+    }
+}

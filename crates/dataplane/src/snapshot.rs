@@ -1,0 +1,257 @@
+//! What forwarding knows, and the verdicts that follow from it.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use weft_noise::{RecvSession, SendSession};
+use weft_wire::{Mac, NetworkId, PeerId};
+
+use crate::DropReason;
+
+/// A map whose keys are short and were admitted by the node, so that hashing need not resist anyone.
+pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
+
+/// A peer's place in [`Snapshot::peers`].
+pub type PeerIdx = usize;
+
+/// Multiplies and folds; for keys of at most 8 bytes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FastHasher(u64);
+
+impl Hasher for FastHasher {
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word.iter_mut().zip(chunk).for_each(|(to, from)| *to = *from);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    #[inline]
+    fn write_u32(&mut self, value: u32) {
+        self.write_u64(value.into());
+    }
+
+    #[inline]
+    fn write_u64(&mut self, value: u64) {
+        let product = u128::from(self.0 ^ value ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
+        self.0 = product as u64 ^ (product >> 64) as u64;
+    }
+
+    #[inline]
+    fn write_usize(&mut self, value: usize) {
+        // The length in front of a byte string, of which all keys of a map have the same.
+        self.0 ^= value as u64;
+    }
+}
+
+/// Everything that forwarding knows, at one moment. Never changed: the node publishes another one.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The networks that have an endpoint on this host.
+    pub networks: FastMap<NetworkId, NetworkView>,
+    /// The peers. Other fields name them by index, valid within this snapshot only.
+    pub peers: Vec<PeerView>,
+    /// The sessions that may receive, by this host's number (28 bits). A peer has several around a rekey.
+    pub sessions: FastMap<u32, SessionView>,
+}
+
+/// One network.
+#[derive(Debug, Default)]
+pub struct NetworkView {
+    /// MTU inside the network; informative.
+    pub overlay_mtu: u16,
+    /// Which peer owns an address on other hosts.
+    pub fdb: FastMap<Mac, PeerIdx>,
+    /// The peers on the network, each once: broadcast goes to all of them.
+    pub members: Vec<PeerIdx>,
+    /// The addresses of this host's endpoints.
+    pub local: HashSet<Mac, BuildHasherDefault<FastHasher>>,
+}
+
+/// One peer.
+#[derive(Debug)]
+pub struct PeerView {
+    /// Who it is.
+    pub id: PeerId,
+    /// Where its datagrams go.
+    pub remote: SocketAddr,
+    /// By what they are sealed; `None` while there is no session.
+    pub send: Option<Arc<SendSession>>,
+    /// Outlives snapshots.
+    pub counters: Arc<PeerCounters>,
+}
+
+/// One session, receiving side.
+#[derive(Debug)]
+pub struct SessionView {
+    /// Whose it is.
+    pub peer: PeerIdx,
+    /// What opens its datagrams.
+    pub recv: Arc<RecvSession>,
+    /// Outlives snapshots.
+    pub activity: Arc<SessionActivity>,
+}
+
+/// What workers tell the node about a session without a message or a clock: the node compares with what it saw at its
+/// last look.
+#[derive(Debug, Default)]
+pub struct SessionActivity {
+    /// Datagrams opened.
+    pub n_received: AtomicU64,
+    /// Whether the node wants to be told of the next datagram that opens. Workers clear it.
+    pub tell_once: AtomicBool,
+}
+
+/// What was exchanged with a peer; frames only, as they are inside the seal.
+#[derive(Debug, Default)]
+pub struct PeerCounters {
+    /// Frames sent.
+    pub n_sent: AtomicU64,
+    /// Their bytes.
+    pub sent_len: AtomicU64,
+    /// Frames received.
+    pub n_received: AtomicU64,
+    /// Their bytes.
+    pub received_len: AtomicU64,
+}
+
+impl PeerCounters {
+    /// Counts frames sent.
+    pub fn add_sent(&self, n: u64, len: u64) {
+        self.n_sent.fetch_add(n, Ordering::Relaxed);
+        self.sent_len.fetch_add(len, Ordering::Relaxed);
+    }
+
+    /// Counts frames received.
+    pub fn add_received(&self, n: u64, len: u64) {
+        self.n_received.fetch_add(n, Ordering::Relaxed);
+        self.received_len.fetch_add(len, Ordering::Relaxed);
+    }
+}
+
+/// Where a frame goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// To one peer.
+    Unicast(PeerIdx),
+    /// To every member of the network.
+    Flood,
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// Destination and source of an Ethernet frame.
+#[inline]
+fn addresses(frame: &[u8]) -> Option<(Mac, Mac)> {
+    let (destination, rest) = frame.split_first_chunk()?;
+    Some((Mac(*destination), Mac(*rest.first_chunk()?)))
+}
+
+impl NetworkView {
+    /// Where a frame from this host's containers goes. Nothing is learnt from it.
+    #[must_use]
+    #[inline]
+    pub fn forward(&self, frame: &[u8]) -> Verdict {
+        let Some((destination, source)) = addresses(frame) else {
+            return Verdict::Drop(DropReason::Unsupported);
+        };
+        if !self.local.contains(&source) {
+            return Verdict::Drop(DropReason::ForeignSource);
+        }
+        if destination.is_group() {
+            return Verdict::Flood;
+        }
+        match self.fdb.get(&destination) {
+            Some(&peer) => Verdict::Unicast(peer),
+            None => Verdict::Drop(DropReason::UnknownUnicast),
+        }
+    }
+}
+
+impl Snapshot {
+    /// Whether `peer` may put `frame` onto `network`: it is a member, and owns the source address.
+    ///
+    /// # Errors
+    /// Why not.
+    #[inline]
+    pub fn admit(&self, peer: PeerIdx, network: NetworkId, frame: &[u8]) -> Result<(), DropReason> {
+        let view = self.networks.get(&network).ok_or(DropReason::UnknownNetwork)?;
+        let (_, source) = addresses(frame).ok_or(DropReason::BadInner)?;
+        if view.fdb.get(&source) == Some(&peer) {
+            Ok(())
+        } else if view.members.contains(&peer) {
+            Err(DropReason::SpoofedMac)
+        } else {
+            Err(DropReason::NotMember)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: Mac = Mac([2, 0, 0, 0, 0, 1]);
+    const BOB: Mac = Mac([2, 0, 0, 0, 0, 2]);
+    const CAROL: Mac = Mac([2, 0, 0, 0, 0, 3]);
+
+    fn frame(to: Mac, from: Mac) -> Vec<u8> {
+        [&to.0[..], &from.0, &[8, 0]].concat()
+    }
+
+    fn network() -> NetworkView {
+        NetworkView {
+            overlay_mtu: 1418,
+            fdb: [(BOB, 0)].into_iter().collect(),
+            members: vec![0, 1],
+            local: [ALICE].into_iter().collect(),
+        }
+    }
+
+    #[test]
+    fn verdicts_follow_the_records_only() {
+        let view = network();
+        assert_eq!(view.forward(&frame(BOB, ALICE)), Verdict::Unicast(0));
+        assert_eq!(view.forward(&frame(Mac::BROADCAST, ALICE)), Verdict::Flood);
+        assert_eq!(view.forward(&frame(Mac([1, 0, 0x5e, 0, 0, 1]), ALICE)), Verdict::Flood);
+        assert_eq!(view.forward(&frame(CAROL, ALICE)), Verdict::Drop(DropReason::UnknownUnicast));
+        assert_eq!(view.forward(&frame(BOB, CAROL)), Verdict::Drop(DropReason::ForeignSource));
+        assert_eq!(view.forward(&[0; 11]), Verdict::Drop(DropReason::Unsupported));
+    }
+
+    #[test]
+    fn peers_are_admitted_with_their_own_addresses_only() {
+        let id = NetworkId::from_u48(7);
+        let snapshot = Snapshot { networks: [(id, network())].into_iter().collect(), ..Snapshot::default() };
+        let admit = |peer, network, from| snapshot.admit(peer, network, &frame(ALICE, from));
+        assert_eq!(admit(0, id, BOB), Ok(()));
+        assert_eq!(admit(1, id, BOB), Err(DropReason::SpoofedMac));
+        assert_eq!(admit(0, id, ALICE), Err(DropReason::SpoofedMac));
+        assert_eq!(admit(2, id, BOB), Err(DropReason::NotMember));
+        assert_eq!(admit(0, NetworkId::from_u48(8), BOB), Err(DropReason::UnknownNetwork));
+        assert_eq!(snapshot.admit(0, id, &[0; 5]), Err(DropReason::BadInner));
+    }
+
+    #[test]
+    fn hashes_of_like_keys_differ_in_low_and_high_bits() {
+        use std::hash::BuildHasher;
+        let build = BuildHasherDefault::<FastHasher>::default();
+        let hashes: Vec<u64> =
+            (0..4096u16).map(|i| build.hash_one(Mac([2, 0x42, 10, 0, (i >> 8) as u8, i as u8]))).collect();
+        for shift in [0, 52] {
+            let buckets: HashSet<u64> = hashes.iter().map(|h| (h >> shift) & 0xfff).collect();
+            // 4096 balls in 4096 buckets leave about 63 % of them with one.
+            assert!(buckets.len() > 2300, "{} at {shift}", buckets.len());
+        }
+    }
+}
