@@ -1,0 +1,206 @@
+//! From a TAP to the underlay: frames are read to where they are sealed ([`Cutter`]), and leave in trains.
+
+use std::net::SocketAddr;
+
+use weft_dataplane::{DropReason, PeerIdx, Snapshot, Verdict};
+use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
+use weft_wire::{HEADER_LEN, InnerHeader, NetworkId, PeerId};
+
+use crate::NodeInput;
+use crate::cutter::{Cut, Cutter, OVERHEAD, PREFIX_LEN, Run};
+use crate::stats::add;
+use crate::worker::Context;
+
+/// Reads of one TAP before others get their turn.
+const MAX_READS: usize = 64;
+/// Bytes of datagrams in one turn, so that the buffer stays in the cache.
+const MAX_TURN_LEN: usize = 192 << 10;
+/// Datagrams that are sent together where the kernel knows no trains.
+const MAX_SINGLE: usize = 64;
+/// How many relays a frame may pass.
+const TTL: u8 = 3;
+
+/// Datagrams to one peer that are ready to leave together: all of `segment_len`, the last one maybe shorter.
+struct Train {
+    peer: PeerIdx,
+    start: usize,
+    end: usize,
+    segment_len: usize,
+    n: usize,
+    /// The last one is shorter.
+    closed: bool,
+}
+
+/// Reads, seals and sends. One a worker; it keeps no frames between turns.
+pub(crate) struct Egress {
+    cutter: Cutter,
+}
+
+/// What is the same for all frames of one turn, and the train that waits.
+struct Turn<'a> {
+    context: &'a Context,
+    snapshot: &'a Snapshot,
+    network: NetworkId,
+    max_segments: usize,
+    train: Option<Train>,
+}
+
+impl Egress {
+    pub(crate) fn new() -> Self {
+        Self { cutter: Cutter::new() }
+    }
+
+    /// Sends what the TAP has, up to a limit.
+    pub(crate) fn run(&mut self, context: &Context, snapshot: &Snapshot, network: NetworkId, mut tap: &Tap) {
+        let max_segments = match context.socket.segment_support() {
+            SegmentSupport::Offloaded { max_segments } => max_segments,
+            SegmentSupport::Single => MAX_SINGLE,
+        };
+        let mut turn = Turn { context, snapshot, network, max_segments, train: None };
+        let (mut n_reads, mut position, mut turn_len) = (0, 0, 0);
+        while n_reads < MAX_READS && turn_len < MAX_TURN_LEN {
+            let run = match self.cutter.read(&mut tap, position) {
+                Cut::Nothing => break,
+                Cut::Unsupported => {
+                    n_reads += 1;
+                    context.drop(DropReason::Unsupported, 1);
+                    continue;
+                }
+                Cut::Run(run) => run,
+            };
+            n_reads += 1;
+            turn_len += run.len();
+            let end = turn.forward(&mut self.cutter.buf, run);
+            position = if turn.train.is_some() { end } else { 0 };
+        }
+        turn.flush(&self.cutter.buf);
+        let stats = &context.mailbox.stats;
+        add(&stats.tap_reads, n_reads as u64);
+        add(&stats.mispredicted, std::mem::take(&mut self.cutter.n_mispredicted));
+    }
+}
+
+impl Turn<'_> {
+    /// Sends a run or joins it to the waiting train. Returns where the next frame may start.
+    fn forward(&mut self, buf: &mut [u8], run: Run) -> usize {
+        let frame =
+            buf.get(run.start + PREFIX_LEN..run.start + PREFIX_LEN + run.frame_len).unwrap_or_default();
+        let verdict = self
+            .snapshot
+            .networks
+            .get(&self.network)
+            .map_or(Verdict::Drop(DropReason::UnknownNetwork), |view| view.forward(frame));
+        match verdict {
+            Verdict::Unicast(peer) => {
+                if self.seal(buf, run, peer) {
+                    self.join(buf, run, peer);
+                    return run.end();
+                }
+            }
+            Verdict::Flood => self.flood(buf, run),
+            Verdict::Drop(reason) => self.context.drop(reason, run.n as u64),
+        }
+        run.start
+    }
+
+    /// Seals a run for a peer; `false` when it was dropped.
+    fn seal(&self, buf: &mut [u8], run: Run, peer: PeerIdx) -> bool {
+        let Some(view) = self.snapshot.peers.get(peer) else { return false };
+        let n = run.n as u64;
+        let Some(session) = &view.send else {
+            self.context.drop(DropReason::NoSession, n);
+            return false;
+        };
+        let Ok(counter) = session.reserve(self.context.lane, n) else {
+            self.context.drop(DropReason::Exhausted, n);
+            return false;
+        };
+        let inner = InnerHeader { kind: run.kind, ttl: TTL, network: self.network }.to_bytes();
+        let Some(datagrams) = buf.get_mut(run.start..run.end()) else { return false };
+        for (i, datagram) in datagrams.chunks_mut(run.stride()).enumerate() {
+            if let Some(to) = datagram.get_mut(HEADER_LEN..PREFIX_LEN) {
+                to.copy_from_slice(&inner);
+            }
+            session.seal(self.context.lane, counter + i as u64, datagram);
+        }
+        view.counters.add_sent(n, run.frames_len() as u64);
+        true
+    }
+
+    /// Adds a sealed run to the train, which is sent first when the run does not fit to it.
+    fn join(&mut self, buf: &[u8], run: Run, peer: PeerIdx) {
+        let stride = run.stride();
+        let fits = self.train.as_ref().is_some_and(|t| {
+            let same_len = if run.n > 1 { stride == t.segment_len } else { stride <= t.segment_len };
+            !t.closed
+                && t.peer == peer
+                && t.end == run.start
+                && same_len
+                && t.n + run.n <= self.max_segments
+                && run.end() - t.start <= MAX_TRAIN_LEN
+        });
+        if !fits {
+            self.flush(buf);
+        }
+        let train = self.train.get_or_insert(Train {
+            peer,
+            start: run.start,
+            end: run.start,
+            segment_len: stride,
+            n: 0,
+            closed: false,
+        });
+        train.n += run.n;
+        train.end = run.end();
+        train.closed = run.last_len + OVERHEAD < train.segment_len;
+        let full = train.closed && run.n > 1
+            || train.n >= self.max_segments
+            || train.end - train.start + train.segment_len > MAX_TRAIN_LEN;
+        if full {
+            self.flush(buf);
+        }
+    }
+
+    fn flush(&mut self, buf: &[u8]) {
+        let Some(train) = self.train.take() else { return };
+        let Some(peer) = self.snapshot.peers.get(train.peer) else { return };
+        let datagrams = buf.get(train.start..train.end).unwrap_or_default();
+        self.send(datagrams, train.segment_len, train.n, peer.remote, peer.id);
+    }
+
+    fn send(&self, datagrams: &[u8], segment_len: usize, n: usize, to: SocketAddr, peer: PeerId) {
+        let stats = &self.context.mailbox.stats;
+        match self.context.socket.send_train(datagrams, segment_len, to) {
+            Ok(()) => {
+                add(&stats.trains_sent, 1);
+                add(&stats.datagrams_sent, n as u64);
+            }
+            Err(error) if weft_sys::is_too_long(&error) => {
+                self.context.drop(DropReason::TooLong, n as u64);
+                let frame_len = segment_len.saturating_sub(OVERHEAD);
+                self.context.tell_node(NodeInput::MessageTooLong { peer, frame_len });
+            }
+            Err(_) => self.context.drop(DropReason::SendFailed, n as u64),
+        }
+    }
+
+    /// Seals a copy of the run for every member, and sends it at once.
+    fn flood(&mut self, buf: &mut [u8], run: Run) {
+        // What waits is older.
+        self.flush(buf);
+        let Some(view) = self.snapshot.networks.get(&self.network) else { return };
+        let copy = Run { start: run.end(), ..run };
+        for &member in &view.members {
+            if buf.len() < copy.end() {
+                return;
+            }
+            buf.copy_within(run.start..run.end(), copy.start);
+            if let Some(peer) = self.snapshot.peers.get(member)
+                && self.seal(buf, copy, member)
+            {
+                let datagrams = buf.get(copy.start..copy.end()).unwrap_or_default();
+                self.send(datagrams, copy.stride(), copy.n, peer.remote, peer.id);
+            }
+        }
+    }
+}

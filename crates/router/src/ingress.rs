@@ -1,0 +1,258 @@
+//! From the underlay to the TAPs.
+//!
+//! A train is opened where it was received. Frames of one flow are joined by listing the parts of the buffer where their
+//! payload lies, and leave in one gathered write, so that nothing is copied but by the kernel.
+
+use std::net::SocketAddr;
+
+use weft_dataplane::{Coalescer, DropReason, SessionView, Snapshot, VnetHdr};
+use weft_noise::{OpenError, RecvLane};
+use weft_sys::{MAX_DATAGRAM_LEN, Received, Tap};
+use weft_wire::{
+    HEADER_LEN, Header, INNER_HEADER_LEN, InnerHeader, InnerKind, MessageType, NetworkId, ReceiverIndex,
+    TAG_LEN,
+};
+
+use crate::NodeInput;
+use crate::stats::add;
+use crate::worker::{Context, Taps};
+
+const PREFIX_LEN: usize = HEADER_LEN + INNER_HEADER_LEN;
+/// Trains of one turn before the TAPs get theirs.
+const MAX_TRAINS: usize = 16;
+
+/// Receives, opens and writes. One a worker; it keeps no datagrams between turns.
+pub(crate) struct Ingress {
+    buf: Vec<u8>,
+    coalescer: Coalescer,
+    /// The last address change that the node was told of.
+    roamed: Option<(u32, SocketAddr)>,
+}
+
+/// Frames on their way to one TAP, and what was counted about them.
+struct Writer<'a> {
+    context: &'a Context,
+    coalescer: &'a mut Coalescer,
+    tap: Option<(NetworkId, &'a Tap)>,
+}
+
+impl Ingress {
+    pub(crate) fn new() -> Self {
+        Self { buf: vec![0; MAX_DATAGRAM_LEN + 1], coalescer: Coalescer::new(), roamed: None }
+    }
+
+    /// Takes what the socket has, up to a limit.
+    pub(crate) fn run(&mut self, context: &Context, snapshot: &Snapshot, taps: &Taps) {
+        for _ in 0..MAX_TRAINS {
+            // Errors are "nothing there", or of single datagrams.
+            let Ok(received) = context.socket.receive(&mut self.buf) else { return };
+            self.open_train(context, snapshot, taps, received);
+        }
+    }
+
+    fn open_train(&mut self, context: &Context, snapshot: &Snapshot, taps: &Taps, received: Received) {
+        let Received { len, segment_len, from } = received;
+        let mut writer = Writer { context, coalescer: &mut self.coalescer, tap: None };
+        let mut current: Option<Opener<'_>> = None;
+        let mut n_datagrams = 0;
+        let mut start = 0;
+        while start < len {
+            let end = (start + segment_len).min(len);
+            let Some(datagram) = self.buf.get_mut(start..end) else { break };
+            n_datagrams += 1;
+            let at = start;
+            start = end;
+            let Some(header) = Header::parse(datagram) else {
+                context.drop(DropReason::Malformed, 1);
+                continue;
+            };
+            if header.message != MessageType::Data {
+                context.tell_node(NodeInput::Handshake { from, bytes: datagram.to_vec() });
+                continue;
+            }
+            if current.as_ref().is_none_or(|c| c.receiver != header.receiver) {
+                // Gives the lane's lock back before it takes the next.
+                drop(current.take());
+                current = Opener::new(snapshot, header.receiver);
+            }
+            let Some(opener) = &mut current else {
+                context.drop(DropReason::UnknownSession, 1);
+                continue;
+            };
+            let (inner, payload) = match opener.open(&header, datagram) {
+                Ok(opened) => opened,
+                Err(reason) => {
+                    context.drop(reason, 1);
+                    continue;
+                }
+            };
+            if opener.n_opened == 1 {
+                opener.watch(context, snapshot, &header, from, &mut self.roamed);
+            }
+            match inner.kind {
+                InnerKind::Keepalive => {}
+                InnerKind::Control => context.tell_node(NodeInput::Control {
+                    session: opener.receiver.session(),
+                    from,
+                    bytes: payload.to_vec(),
+                }),
+                InnerKind::Frame | InnerKind::FramePartial => {
+                    match opener.admit(snapshot, inner.network, payload) {
+                        Ok(()) => {
+                            opener.frames_len += payload.len() as u64;
+                            opener.n_frames += 1;
+                            let frame = at + PREFIX_LEN..end - TAG_LEN;
+                            let partial = inner.kind == InnerKind::FramePartial;
+                            writer.frame(&mut self.buf, taps, inner.network, frame, partial);
+                        }
+                        Err(reason) => context.drop(reason, 1),
+                    }
+                }
+            }
+        }
+        writer.flush(&mut self.buf);
+        let stats = &context.mailbox.stats;
+        add(&stats.trains_received, 1);
+        add(&stats.datagrams_received, n_datagrams);
+    }
+}
+
+/// A lane of a session, for consecutive datagrams of it. Counts what it opened when it is dropped.
+struct Opener<'s> {
+    receiver: ReceiverIndex,
+    view: &'s SessionView,
+    snapshot: &'s Snapshot,
+    lane: RecvLane<'s>,
+    /// The last admitted network and source address.
+    admitted: Option<(NetworkId, [u8; 6])>,
+    n_opened: u64,
+    n_frames: u64,
+    frames_len: u64,
+}
+
+impl<'s> Opener<'s> {
+    fn new(snapshot: &'s Snapshot, receiver: ReceiverIndex) -> Option<Self> {
+        let view = snapshot.sessions.get(&receiver.session())?;
+        let lane = view.recv.lane(receiver.lane());
+        Some(Self { receiver, view, snapshot, lane, admitted: None, n_opened: 0, n_frames: 0, frames_len: 0 })
+    }
+
+    fn open<'d>(
+        &mut self,
+        header: &Header,
+        datagram: &'d mut [u8],
+    ) -> Result<(InnerHeader, &'d mut [u8]), DropReason> {
+        let opened = self.lane.open(header, datagram).map_err(|error| match error {
+            OpenError::Replayed | OpenError::TooOld => DropReason::Replayed,
+            OpenError::TooShort => DropReason::Malformed,
+            _ => DropReason::BadSeal,
+        })?;
+        self.n_opened += 1;
+        let inner = InnerHeader::parse(opened).ok_or(DropReason::BadInner)?;
+        let payload = opened.get_mut(INNER_HEADER_LEN..).ok_or(DropReason::BadInner)?;
+        Ok((inner, payload))
+    }
+
+    /// Tells the node what it wants to know of the session.
+    fn watch(
+        &self,
+        context: &Context,
+        snapshot: &Snapshot,
+        header: &Header,
+        from: SocketAddr,
+        roamed: &mut Option<(u32, SocketAddr)>,
+    ) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let session = self.receiver.session();
+        let tell_once = &self.view.activity.tell_once;
+        if tell_once.load(Relaxed) && tell_once.swap(false, Relaxed) {
+            context.tell_node(NodeInput::FirstRx { session });
+        }
+        let known = snapshot.peers.get(self.view.peer).map(|p| p.remote);
+        if known.is_some_and(|known| known != from) {
+            let news = Some((session, from));
+            if header.counter == self.lane.newest() && *roamed != news {
+                *roamed = news;
+                context.tell_node(NodeInput::Roamed { session, from });
+            }
+        } else if roamed.is_some_and(|(s, _)| s == session) {
+            *roamed = None;
+        }
+    }
+
+    /// As [`Snapshot::admit`], which is not asked twice in a row for the same source.
+    fn admit(&mut self, snapshot: &Snapshot, network: NetworkId, frame: &[u8]) -> Result<(), DropReason> {
+        let source = frame.get(6..).and_then(<[u8]>::first_chunk).copied().ok_or(DropReason::BadInner)?;
+        if self.admitted != Some((network, source)) {
+            snapshot.admit(self.view.peer, network, frame)?;
+            self.admitted = Some((network, source));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Opener<'_> {
+    fn drop(&mut self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        self.view.activity.n_received.fetch_add(self.n_opened, Relaxed);
+        if let Some(peer) = self.snapshot.peers.get(self.view.peer) {
+            peer.counters.add_received(self.n_frames, self.frames_len);
+        }
+    }
+}
+
+impl<'a> Writer<'a> {
+    /// Joins a frame to those before, or writes those and takes it as the first of the next.
+    fn frame(
+        &mut self,
+        buf: &mut [u8],
+        taps: &'a Taps,
+        network: NetworkId,
+        frame: std::ops::Range<usize>,
+        partial: bool,
+    ) {
+        if self.tap.is_some_and(|(n, _)| n == network) {
+            if self.coalescer.offer(buf, frame.clone(), partial) {
+                return;
+            }
+            self.flush(buf);
+        } else {
+            self.flush(buf);
+            let Some(tap) = taps.of(network) else {
+                self.context.drop(DropReason::UnknownNetwork, 1);
+                return;
+            };
+            self.tap = Some((network, tap));
+        }
+        self.coalescer.start(buf, frame, partial);
+    }
+
+    fn flush(&mut self, buf: &mut [u8]) {
+        let Some((_, tap)) = self.tap else { return };
+        if self.coalescer.is_empty() {
+            return;
+        }
+        let n = self.coalescer.n_frames() as u64;
+        // In front of the frame there is room: that of the headers that were opened.
+        let header = self.coalescer.first_start().checked_sub(VnetHdr::LEN);
+        let vnet = self.coalescer.finish(buf);
+        let place = header.and_then(|at| buf.get_mut(at..)?.first_chunk_mut());
+        let written = match (vnet, place) {
+            (Some(vnet), Some(place)) => {
+                *place = vnet.to_bytes();
+                tap.write(buf, self.coalescer.pieces_with_header(VnetHdr::LEN as u32)).is_ok()
+            }
+            _ => {
+                self.context.drop(DropReason::BadInner, n);
+                self.coalescer.clear();
+                return;
+            }
+        };
+        self.coalescer.clear();
+        if written {
+            add(&self.context.mailbox.stats.tap_writes, 1);
+        } else {
+            self.context.drop(DropReason::TapRefused, n);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The loop of a worker thread.
+
+use std::io;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, PoisonError};
+
+use arc_swap::{ArcSwap, Cache};
+use weft_dataplane::{DropReason, FastMap, Snapshot};
+use weft_sys::{Epoll, Events, Tap, UdpSocket};
+use weft_wire::{Lane, NetworkId};
+
+use crate::NodeInput;
+use crate::egress::Egress;
+use crate::ingress::Ingress;
+use crate::router::Mailbox;
+
+const WAKE: u64 = u64::MAX;
+const UDP: u64 = u64::MAX - 1;
+
+/// What the router tells a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Attach(NetworkId, Tap),
+    /// The sender is dropped when it is done.
+    Detach(NetworkId, Sender<()>),
+    Stop,
+}
+
+pub(crate) type ToNode = Box<dyn Fn(NodeInput) -> bool + Send>;
+
+/// What both directions use.
+pub(crate) struct Context {
+    pub(crate) lane: Lane,
+    pub(crate) socket: Arc<UdpSocket>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    to_node: ToNode,
+}
+
+impl Context {
+    pub(crate) fn drop(&self, reason: DropReason, n: u64) {
+        self.mailbox.stats.drop(reason, n);
+    }
+
+    pub(crate) fn tell_node(&self, input: NodeInput) {
+        if !(self.to_node)(input) {
+            self.drop(DropReason::NodeBusy, 1);
+        }
+    }
+}
+
+/// The networks' TAP queues. A slot's index is its token, and is used again after a detach.
+#[derive(Default)]
+pub(crate) struct Taps {
+    slots: Vec<Option<(NetworkId, Tap)>>,
+    by_network: FastMap<NetworkId, usize>,
+}
+
+impl Taps {
+    pub(crate) fn of(&self, network: NetworkId) -> Option<&Tap> {
+        let slot = *self.by_network.get(&network)?;
+        self.slots.get(slot)?.as_ref().map(|(_, tap)| tap)
+    }
+
+    fn at(&self, token: u64) -> Option<&(NetworkId, Tap)> {
+        self.slots.get(usize::try_from(token).ok()?)?.as_ref()
+    }
+
+    fn remove(&mut self, network: NetworkId) {
+        if let Some(slot) = self.by_network.remove(&network).and_then(|slot| self.slots.get_mut(slot)) {
+            *slot = None;
+        }
+    }
+
+    fn insert(&mut self, network: NetworkId, tap: Tap) -> usize {
+        self.remove(network);
+        let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
+            self.slots.push(None);
+            self.slots.len() - 1
+        });
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some((network, tap));
+        }
+        self.by_network.insert(network, slot);
+        slot
+    }
+}
+
+pub(crate) struct Worker {
+    context: Context,
+    epoll: Epoll,
+    snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    taps: Taps,
+    egress: Egress,
+    ingress: Ingress,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        socket: Arc<UdpSocket>,
+        mailbox: Arc<Mailbox>,
+        snapshots: Arc<ArcSwap<Snapshot>>,
+        to_node: ToNode,
+    ) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.add(&mailbox.wake, WAKE)?;
+        epoll.add(&*socket, UDP)?;
+        Ok(Self {
+            context: Context { lane: Lane::of_worker(index), socket, mailbox, to_node },
+            epoll,
+            snapshots: Cache::new(snapshots),
+            taps: Taps::default(),
+            egress: Egress::new(),
+            ingress: Ingress::new(),
+        })
+    }
+
+    /// Works until it is told to stop.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::new();
+        loop {
+            if let Err(error) = self.epoll.wait(&mut events, None) {
+                tracing::error!(%error, "a worker cannot wait for its sockets");
+                return;
+            }
+            let snapshot = Arc::clone(self.snapshots.load());
+            for token in events.tokens() {
+                match token {
+                    WAKE => {
+                        if self.obey() {
+                            return;
+                        }
+                    }
+                    UDP => self.ingress.run(&self.context, &snapshot, &self.taps),
+                    token => {
+                        // An event of a slot that an earlier one of this batch emptied, or filled again.
+                        if let Some((network, tap)) = self.taps.at(token) {
+                            self.egress.run(&self.context, &snapshot, *network, tap);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out what was told; whether it is to stop.
+    fn obey(&mut self) -> bool {
+        self.context.mailbox.wake.drain();
+        let mailbox = &self.context.mailbox;
+        let commands = std::mem::take(&mut *mailbox.commands.lock().unwrap_or_else(PoisonError::into_inner));
+        for command in commands {
+            match command {
+                Command::Attach(network, tap) => {
+                    let slot = self.taps.insert(network, tap);
+                    if let Some((_, tap)) = self.taps.at(slot as u64)
+                        && let Err(error) = self.epoll.add(tap, slot as u64)
+                    {
+                        tracing::error!(%network, %error, "a worker cannot wait for a TAP");
+                    }
+                }
+                Command::Detach(network, done) => {
+                    self.taps.remove(network);
+                    drop(done);
+                }
+                Command::Stop => return true,
+            }
+        }
+        false
+    }
+}

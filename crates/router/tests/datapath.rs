@@ -1,0 +1,287 @@
+//! Real sockets in namespaces, through two routers and the kernel.
+
+#[path = "bed/bed.rs"]
+mod bed;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use bed::{Bed, MACS, NETWORK, Plan, inner_v4, inner_v6};
+use weft_dataplane::DropReason;
+use weft_noise::Suite;
+use weft_router::NodeInput;
+use weft_wire::{HEADER_LEN, InnerHeader, InnerKind, Lane, NetworkId, TAG_LEN};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Bytes that no shift or swap leaves as they are.
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..len)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        })
+        .collect()
+}
+
+fn eventually(what: &str, condition: impl Fn() -> bool) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !condition() {
+        ensure!(Instant::now() < deadline, "{what} did not come true");
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+/// Sends `data` from container 0 to container 1 and back again.
+fn tcp_echo(bed: &Bed, ip: &str, data: &[u8]) -> Result<()> {
+    let bind = ip.to_owned();
+    let listener = bed.in_ns("c1", move || TcpListener::bind((bind.as_str(), 7)))??;
+    let server = std::thread::spawn(move || -> Result<()> {
+        let (stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        let (mut from, mut to) = (stream.try_clone()?, stream);
+        std::io::copy(&mut from, &mut to)?;
+        Ok(())
+    });
+    let to = ip.to_owned();
+    let stream = bed.in_ns("c0", move || TcpStream::connect((to.as_str(), 7)))??;
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let (mut writer, mut reader, sent) = (stream.try_clone()?, stream, data.to_vec());
+    let sender = std::thread::spawn(move || -> Result<()> {
+        // Odd sizes, so that super-frames end anywhere.
+        for part in sent.chunks(100_003) {
+            writer.write_all(part)?;
+        }
+        writer.shutdown(std::net::Shutdown::Write)?;
+        Ok(())
+    });
+    let mut echoed = Vec::new();
+    reader.read_to_end(&mut echoed)?;
+    sender.join().expect("the sender does not panic")?;
+    server.join().expect("the server does not panic")?;
+    ensure!(echoed == data, "{ip}: {} of {} bytes came back, or others", echoed.len(), data.len());
+    Ok(())
+}
+
+/// Sends datagrams of many lengths, and compares each with what arrives. They are counted by their first two bytes.
+fn udp(bed: &Bed, from: &str, to: &str, lens: impl Iterator<Item = usize>) -> Result<()> {
+    let (bind, target, source) = (to.to_owned(), to.to_owned(), from.to_owned());
+    let receiver = bed.in_ns("c1", move || UdpSocket::bind((bind.as_str(), 9)))??;
+    let sender = bed.in_ns("c0", move || UdpSocket::bind((source.as_str(), 0)))??;
+    sender.connect((target.as_str(), 9))?;
+    receiver.set_read_timeout(Some(LIMIT))?;
+    let mut buf = vec![0; 1 << 16];
+    for (i, len) in lens.enumerate() {
+        let data = noise(len, i as u64 + 99);
+        sender.send(&data)?;
+        let n = receiver.recv(&mut buf).with_context(|| format!("datagram of {len} bytes to {to}"))?;
+        ensure!(buf[..n] == data, "a datagram of {len} bytes to {to} arrived as another");
+    }
+    Ok(())
+}
+
+fn whole_path(bed: &Bed) -> Result<()> {
+    let data = noise(8_000_000, 5);
+    for ip in [inner_v4(1, "w"), inner_v6(1, "w")] {
+        tcp_echo(bed, &ip, &data)?;
+        bed.exec("c0", &format!("ping -q -c 3 -i 0.01 -W 2 {ip}"))?;
+        // Longer than the MTU: IP fragments pass.
+        bed.exec("c0", &format!("ping -q -c 3 -i 0.01 -W 2 -s 5000 {ip}"))?;
+    }
+    let lens = || (0..64).chain((64..1472).step_by(37)).chain([1389, 1390, 1391, 4000, 9001, 60_000]);
+    udp(bed, &inner_v4(0, "w"), &inner_v4(1, "w"), lens())?;
+    udp(bed, &inner_v6(0, "w"), &inner_v6(1, "w"), lens())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tcp_udp_and_icmp_pass_unchanged() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    whole_path(&bed)?;
+    let stats = bed.router(0).stats();
+    ensure!(stats.sends_trains && stats.receives_trains, "{stats:?}");
+    ensure!(stats.datagrams_sent > 4 * stats.trains_sent, "offloads do not work: {stats:?}");
+    ensure!(stats.datagrams_received > 2 * stats.tap_writes, "nothing is joined: {stats:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn ipv6_underlay_other_cipher_and_one_worker() -> Result<()> {
+    let plan = Plan {
+        ipv6_underlay: true,
+        overlay_mtu: 1398,
+        suite: Suite::ChaCha20Poly1305,
+        n_workers: 1,
+        ..Plan::default()
+    };
+    whole_path(&Bed::new(plan)?)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn without_offloads_in_containers_and_trains_on_the_underlay() -> Result<()> {
+    let bed = Bed::new(Plan { n_workers: 3, ..Plan::default() })?;
+    for i in 0..2 {
+        // Frames are cut and summed in the container's kernel.
+        bed.exec(&format!("c{i}"), "ip link set eth-w gso_max_segs 1")?;
+        bed.exec(&format!("h{i}"), "ip link set eth0 gso_max_segs 1")?;
+    }
+    whole_path(&bed)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn jumbo_underlay() -> Result<()> {
+    whole_path(&Bed::new(Plan { underlay_mtu: 9000, overlay_mtu: 8918, ..Plan::default() })?)
+}
+
+/// Seals a frame as host 0 would, for host 1.
+fn forged(bed: &Bed, network: NetworkId, from: [u8; 6]) -> Vec<u8> {
+    let inner = InnerHeader { kind: InnerKind::Frame, ttl: 1, network }.to_bytes();
+    let mut datagram =
+        [&[0; HEADER_LEN][..], &inner, &MACS[1].0, &from, &[0x88, 0xb5], &[7; 46], &[0; TAG_LEN]].concat();
+    let counter = bed.sessions[0].reserve(Lane::CONTROL, 1).expect("a new session");
+    bed.sessions[0].seal(Lane::CONTROL, counter, &mut datagram);
+    datagram
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_peer_may_not_send_is_dropped_and_counted() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    let to = bed.underlay(1);
+    let dropped = |reason| bed.router(1).stats().dropped(reason);
+    let good = forged(&bed, NETWORK, MACS[0].0);
+    let mut flipped = forged(&bed, NETWORK, MACS[0].0);
+    *flipped.last_mut().context("a datagram")? ^= 1;
+    let mut unknown = good.clone();
+    unknown[5] ^= 1;
+    let cases = [
+        (forged(&bed, NetworkId::from_u48(666), MACS[0].0), DropReason::UnknownNetwork),
+        (forged(&bed, NETWORK, MACS[1].0), DropReason::SpoofedMac),
+        (flipped, DropReason::BadSeal),
+        (unknown, DropReason::UnknownSession),
+        (vec![9; 40], DropReason::Malformed),
+    ];
+    for (datagram, reason) in cases {
+        let before = dropped(reason);
+        bed.router(0).send(to, &datagram)?;
+        eventually(reason.name(), || dropped(reason) == before + 1)?;
+    }
+    bed.publish(1, |s| {
+        s.networks.entry(NETWORK).and_modify(|view| {
+            view.members.clear();
+            view.fdb.clear();
+        });
+    });
+    bed.router(0).send(to, &forged(&bed, NETWORK, MACS[0].0))?;
+    eventually("not_member", || dropped(DropReason::NotMember) >= 1)?;
+    bed.publish(1, |_| {});
+    let (before, replayed) = (bed.router(1).stats().tap_writes, dropped(DropReason::Replayed));
+    bed.router(0).send(to, &good)?;
+    bed.router(0).send(to, &good)?;
+    eventually("replayed", || dropped(DropReason::Replayed) == replayed + 1)?;
+    eventually("the good one", || bed.router(1).stats().tap_writes > before)
+}
+
+#[test]
+#[ignore = "needs root"]
+fn unknown_unicast_is_dropped_and_broadcast_reaches_members() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    let unknown = || bed.router(0).stats().dropped(DropReason::UnknownUnicast);
+    let before = unknown();
+    bed.exec("c0", &format!("ip neigh add {} lladdr 02:00:00:00:00:77 dev eth-w", inner_v4(77, "w")))?;
+    let target = inner_v4(77, "w");
+    let socket = bed.in_ns("c0", || UdpSocket::bind("0.0.0.0:0"))??;
+    socket.send_to(b"nobody", (target.as_str(), 5))?;
+    eventually("unknown_unicast", || unknown() > before)?;
+
+    let receiver = bed.in_ns("c1", || UdpSocket::bind("0.0.0.0:9"))??;
+    receiver.set_read_timeout(Some(LIMIT))?;
+    socket.set_broadcast(true)?;
+    socket.send_to(b"everyone", ("10.119.0.255", 9))?;
+    let mut buf = [0; 64];
+    let n = receiver.recv(&mut buf)?;
+    ensure!(&buf[..n] == b"everyone");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_node_hears_what_is_its_own() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    let to = bed.underlay(1);
+    let heard = |wanted: &dyn Fn(&NodeInput) -> bool| bed.inputs[1].lock().unwrap().iter().any(wanted);
+    let mut init = vec![0; 100];
+    init[0] = 1;
+    bed.router(0).send(to, &init)?;
+    eventually("handshake", || {
+        heard(&|i| matches!(i, NodeInput::Handshake { bytes, .. } if *bytes == init))
+    })?;
+
+    let inner = InnerHeader { kind: InnerKind::Control, ttl: 0, network: NetworkId::from_u48(0) }.to_bytes();
+    let mut control = [&[0; HEADER_LEN][..], &inner, b"hello", &[0; TAG_LEN]].concat();
+    let counter = bed.sessions[0].reserve(Lane::CONTROL, 1)?;
+    bed.sessions[0].seal(Lane::CONTROL, counter, &mut control);
+    bed.snapshots[1]
+        .load()
+        .sessions
+        .values()
+        .for_each(|s| s.activity.tell_once.store(true, std::sync::atomic::Ordering::Relaxed));
+    // From another port than the snapshot knows, as behind a NAT that forgot.
+    let stranger = bed.in_ns("h0", || UdpSocket::bind("0.0.0.0:7777"))??;
+    stranger.send_to(&control, to)?;
+    eventually("control", || {
+        heard(&|i| matches!(i, NodeInput::Control { session: 101, bytes, .. } if bytes == b"hello"))
+    })?;
+    eventually("first", || heard(&|i| *i == NodeInput::FirstRx { session: 101 }))?;
+    eventually("roamed", || {
+        heard(&|i| matches!(i, NodeInput::Roamed { session: 101, from } if from.port() == 7777))
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn too_long_datagrams_are_reported_not_fragmented() -> Result<()> {
+    let bed = Bed::new(Plan { overlay_mtu: 1450, ..Plan::default() })?;
+    let socket = bed.in_ns("c0", || UdpSocket::bind("0.0.0.0:0"))??;
+    bed.exec("c0", &format!("ping -q -c 1 -W 2 {}", inner_v4(1, "w")))?;
+    socket.send_to(&[1; 1420], (inner_v4(1, "w").as_str(), 5))?;
+    let heard = || {
+        let inputs = bed.inputs[0].lock().unwrap();
+        inputs.iter().any(|i| matches!(i, NodeInput::MessageTooLong { frame_len: 1462, .. }))
+    };
+    eventually("message_too_long", heard)?;
+    ensure!(bed.router(0).stats().dropped(DropReason::TooLong) == 1);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn networks_detach_and_attach_again_and_the_port_is_exclusive() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    let ping = || bed.exec("c0", &format!("ping -q -c 1 -W 1 {}", inner_v4(1, "w")));
+    ping()?;
+    bed.router(1).detach(NETWORK);
+    bed.router(1).detach(NETWORK);
+    ensure!(ping().is_err());
+    ensure!(bed.exec("h1", "ip link show tap").is_ok(), "the device stays");
+    let before = bed.router(1).stats().dropped(DropReason::UnknownNetwork);
+    ensure!(before > 0);
+    bed.in_host(1, || bed.router(1).attach(NETWORK, "tap"))??;
+    eventually("the network is back", || ping().is_ok())?;
+    let second = bed.in_host(1, || {
+        let config = weft_router::RouterConfig { port: bed::PORT, ..Default::default() };
+        weft_router::Router::start(config, Default::default(), |_| true).map(drop)
+    })?;
+    ensure!(matches!(second, Err(weft_router::StartError::PortInUse(bed::PORT))), "{second:?}");
+    Ok(())
+}
