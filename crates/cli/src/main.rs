@@ -1,3 +1,50 @@
-//! weft: an encrypted overlay network for Docker.
+//! weft: the daemon, its command line and the entrypoint of the managed plugin in one program.
 
-fn main() {}
+mod args;
+mod daemon;
+mod secret;
+mod status;
+
+use std::process::ExitCode;
+
+use args::{Args, Command, SecretCommand};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let result = match Args::try_parse() {
+        Ok(args) => dispatch(args),
+        // Only settings of the environment can be wrong there, and dockerd shows nothing of a plugin that ends.
+        Err(error) if std::env::args().any(|arg| arg == "--plugin") => {
+            daemon::run_with_fault(&first_line(&error))
+        }
+        Err(error) => error.exit(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("weft: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+}
+
+fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
+    let socket = args.socket;
+    match args.command {
+        Command::Run(run) => daemon::run(&run),
+        Command::Status { json } => block_on(status::status(socket, json)),
+        Command::Init { out } => block_on(secret::init(socket, out)),
+        Command::Secret(SecretCommand::Show) => block_on(secret::show(socket)),
+        Command::Secret(SecretCommand::Set { file }) => block_on(secret::set(socket, file)),
+    }
+}
+
+/// Commands wait for one answer; a thread is enough.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}

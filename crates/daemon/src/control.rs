@@ -1,0 +1,228 @@
+//! Answers the command line.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tracing::info;
+use weft_api::{
+    Control, ControlError, EndpointStatus, NetworkStatus, PathKind, PeerState, PeerStatus, Secret,
+    SecretAnswer, SecretRequest, Status,
+};
+use weft_netlink::names;
+use weft_node::{PathState, PeerReport, RemoteEndpoint};
+use weft_noise::ClusterSecret;
+use weft_wire::{NetworkId, PeerId};
+
+use crate::core::{Core, Running, Topology};
+use crate::run::secret;
+
+/// What can be wrong with a peer that does not answer. Strangers get no answer, so it cannot be known which it is.
+fn no_answer(port: u16) -> String {
+    format!(
+        "does not answer: check that weft runs there, that UDP port {port} is open both ways, and that both hosts have \
+         the same cluster secret and SUITE"
+    )
+}
+
+/// The daemon's side of the control API.
+pub(crate) struct Controls(pub(crate) Arc<Core>);
+
+/// What the node says, taken in one go.
+struct NodeView {
+    id: PeerId,
+    peers: Vec<PeerReport>,
+    remote: Vec<RemoteEndpoint>,
+}
+
+impl Control for Controls {
+    async fn status(&self) -> Status {
+        let core = &self.0;
+        let running = core.running.load_full();
+        let view = match &running {
+            Some(running) => view(running).await,
+            None => None,
+        };
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: core.name(),
+            peer_id: view.as_ref().map(|v| v.id.to_string()).unwrap_or_default(),
+            listen: running.iter().filter_map(|r| r.router.local_addr().ok()).collect(),
+            suite: core.settings.suite.to_string(),
+            secret_fingerprint: running.as_ref().map(|r| r.fingerprint.clone()),
+            ready: running.is_some(),
+            faults: core.faults().into_iter().chain(core.firewall_fault()).collect(),
+            peers: Vec::new(),
+            networks: Vec::new(),
+            endpoints: Vec::new(),
+            counters: BTreeMap::new(),
+            drops: BTreeMap::new(),
+        };
+        if let Some(running) = &running {
+            let stats = running.router.stats();
+            status.drops = stats.drops.iter().map(|(reason, n)| (reason.name().to_owned(), *n)).collect();
+            status.counters = counters(&stats);
+        }
+        let topology = core.topology.read().await;
+        let view = view.unwrap_or(NodeView { id: PeerId([0; 16]), peers: Vec::new(), remote: Vec::new() });
+        status.peers = view.peers.iter().map(|peer| peer_status(peer, core.settings.port)).collect();
+        status.networks = networks(&topology, &view);
+        status.endpoints = endpoints(&topology, &view, &status.name);
+        status
+    }
+
+    async fn secret(&self) -> Result<SecretAnswer, ControlError> {
+        let known = secret(&self.0).await.map_err(|error| ControlError::Failed(error.into()))?;
+        let known = known.ok_or_else(|| ControlError::Refused(crate::run::NO_SECRET.into()))?;
+        Ok(SecretAnswer {
+            fingerprint: known.fingerprint(),
+            secret: Some(Secret::new(known.to_text().to_string())),
+        })
+    }
+
+    async fn set_secret(&self, request: SecretRequest) -> Result<SecretAnswer, ControlError> {
+        let core = &self.0;
+        let refused = |text: String| ControlError::Refused(text.into());
+        let file = &core.settings.secret_file;
+        if tokio::fs::read_to_string(file).await.is_ok_and(|text| !text.trim().is_empty()) {
+            return Err(refused(format!(
+                "the secret is in the file {}, which comes first: change it there and restart weft",
+                file.display()
+            )));
+        }
+        let current = secret(core).await.map_err(|error| ControlError::Failed(error.into()))?;
+        let (new, generated) = match request {
+            SecretRequest::Generate if current.is_some() => {
+                return Err(refused(
+                    "this host has a cluster secret already: `weft secret show` prints it for the other hosts".to_owned(),
+                ));
+            }
+            SecretRequest::Generate => (ClusterSecret::generate(&mut rand::rng()), true),
+            SecretRequest::Join(text) => {
+                let parsed = ClusterSecret::parse(text.expose())
+                    .map_err(|error| ControlError::Refused(error.into()))?;
+                (parsed, false)
+            }
+        };
+        let written = new.clone();
+        core.write(move |store| store.set_secret(&written))
+            .await
+            .map_err(|error| ControlError::Failed(error.into()))?;
+        let fingerprint = new.fingerprint();
+        info!(%fingerprint, "cluster secret set");
+        core.retry.notify_one();
+        let secret = generated.then(|| Secret::new(new.to_text().to_string()));
+        Ok(SecretAnswer { fingerprint, secret })
+    }
+}
+
+async fn view(running: &Running) -> Option<NodeView> {
+    running
+        .node
+        .call(|node, now| NodeView {
+            id: node.id(),
+            peers: node.peer_reports(now),
+            remote: node.remote_endpoints(),
+        })
+        .await
+}
+
+fn counters(stats: &weft_router::RouterStats) -> BTreeMap<String, u64> {
+    [
+        ("datagrams_sent", stats.datagrams_sent),
+        ("datagrams_received", stats.datagrams_received),
+        ("trains_sent", stats.trains_sent),
+        ("trains_received", stats.trains_received),
+        ("tap_reads", stats.tap_reads),
+        ("tap_writes", stats.tap_writes),
+        ("udp_segmentation_offload", stats.sends_trains.into()),
+        ("udp_receive_offload", stats.receives_trains.into()),
+    ]
+    .into_iter()
+    .map(|(name, n)| (name.to_owned(), n))
+    .collect()
+}
+
+fn peer_status(peer: &PeerReport, port: u16) -> PeerStatus {
+    let load = |pick: fn(&weft_dataplane::PeerCounters) -> &std::sync::atomic::AtomicU64| {
+        peer.counters.as_ref().map_or(0, |c| pick(c).load(Ordering::Relaxed))
+    };
+    PeerStatus {
+        id: peer.id.map(|id| id.to_string()),
+        name: Some(peer.name.clone()).filter(|name| !name.is_empty()),
+        state: match peer.state {
+            PathState::Up => PeerState::Connected,
+            PathState::Connecting => PeerState::Connecting,
+            PathState::NoAnswer => PeerState::Down,
+        },
+        address: Some(peer.address),
+        path: (peer.state == PathState::Up).then_some(PathKind::Direct),
+        session_age: peer.session_age,
+        rx_bytes: load(|c| &c.received_len),
+        tx_bytes: load(|c| &c.sent_len),
+        rx_datagrams: load(|c| &c.n_received),
+        tx_datagrams: load(|c| &c.n_sent),
+        last_seen: peer.silent_for,
+        problem: (peer.state == PathState::NoAnswer).then(|| no_answer(port)),
+    }
+}
+
+fn networks(topology: &Topology, view: &NodeView) -> Vec<NetworkStatus> {
+    let one = |network: &crate::core::Network| {
+        let docker_id = &network.record.network.network_id;
+        let on_it = |peer: &&PeerReport| peer.networks.contains(&network.id);
+        let options = &network.record.network.options;
+        let clamped =
+            options.mtu.zip(network.up).filter(|(asked, used)| asked > used).map(|(asked, used)| {
+                format!(
+                    "com.docker.network.driver.mtu={asked} is more than the underlay carries; {used} is used"
+                )
+            });
+        NetworkStatus {
+            id: docker_id.clone(),
+            wire_id: network.id.to_string(),
+            mtu: network.up,
+            bridge: network.up.map(|_| names::bridge_name(network.id)),
+            peers: view.peers.iter().filter(on_it).map(|p| p.name.clone()).collect(),
+            n_local_endpoints: local_endpoints(topology, docker_id).count(),
+            n_remote_endpoints: view.remote.iter().filter(|e| e.record.network == network.id).count(),
+            faults: options.faults.iter().map(ToString::to_string).chain(clamped).collect(),
+        }
+    };
+    topology.networks.values().map(one).collect()
+}
+
+fn local_endpoints<'a>(
+    topology: &'a Topology,
+    docker_id: &'a str,
+) -> impl Iterator<Item = &'a weft_driver::CreateEndpoint> {
+    topology.endpoints.values().map(|e| &e.record.endpoint).filter(move |e| e.network_id == docker_id)
+}
+
+fn endpoints(topology: &Topology, view: &NodeView, name: &str) -> Vec<EndpointStatus> {
+    let docker_id = |id: NetworkId| {
+        topology.networks.values().find(|n| n.id == id).map(|n| n.record.network.network_id.clone())
+    };
+    let local = topology.networks.keys().flat_map(|id| local_endpoints(topology, id)).map(|endpoint| {
+        let v4 = endpoint.address.map(|a| a.addr().into());
+        EndpointStatus {
+            id: endpoint.endpoint_id.clone(),
+            network: endpoint.network_id.clone(),
+            mac: endpoint.mac.to_string(),
+            addresses: v4.into_iter().chain(endpoint.address_v6.map(|a| a.addr().into())).collect(),
+            host: name.to_owned(),
+            local: true,
+        }
+    });
+    let remote = view.remote.iter().filter_map(|endpoint| {
+        Some(EndpointStatus {
+            id: endpoint.record.id.to_string(),
+            network: docker_id(endpoint.record.network)?,
+            mac: endpoint.record.mac.to_string(),
+            addresses: endpoint.record.addresses.clone(),
+            host: endpoint.peer_name.clone(),
+            local: false,
+        })
+    });
+    local.chain(remote).collect()
+}

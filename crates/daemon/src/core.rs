@@ -1,0 +1,353 @@
+//! What all tasks of the daemon share, and the networks and endpoints that Docker asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, RwLock};
+use tracing::{info, warn};
+use weft_driver::{BackendError, EndpointRecord, NetworkRecord};
+use weft_netlink::{EndpointSpec, ForwardRules, Links, NetworkSpec, names};
+use weft_node::LocalNetwork;
+use weft_router::Router;
+use weft_wire::{
+    AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_OVERLAY_MTU, NetworkId, overhead, overlay_mtu,
+};
+
+use crate::node_task::NodeHandle;
+use crate::settings::Settings;
+use crate::store::{Store, StoreError};
+
+/// Links of a network without endpoints are removed after this long. dockerd deletes a network when its last
+/// container is gone, but not one whose containers died with dockerd.
+pub(crate) const EMPTY_NETWORK_HOLD: Duration = Duration::from_secs(60);
+
+/// The parts that carry traffic; there are none while the daemon is not ready.
+pub(crate) struct Running {
+    pub(crate) node: NodeHandle,
+    pub(crate) router: Arc<Router>,
+    pub(crate) fingerprint: String,
+}
+
+/// A network that Docker created.
+pub(crate) struct Network {
+    pub(crate) record: NetworkRecord,
+    pub(crate) id: NetworkId,
+    /// MTU of its links; `None` while it has none.
+    pub(crate) up: Option<u16>,
+    pub(crate) empty_since: Option<Instant>,
+}
+
+/// An endpoint that Docker created.
+pub(crate) struct Endpoint {
+    pub(crate) record: EndpointRecord,
+    /// Since when its container side lies in the host's namespace without being asked for.
+    pub(crate) unclaimed_since: Option<Instant>,
+}
+
+/// Everything that Docker asked for, by Docker's ids.
+#[derive(Default)]
+pub(crate) struct Topology {
+    pub(crate) networks: BTreeMap<String, Network>,
+    pub(crate) endpoints: BTreeMap<String, Endpoint>,
+}
+
+impl Topology {
+    /// Takes the endpoint out, and notes since when its network has none left.
+    pub(crate) fn remove_endpoint(&mut self, endpoint_id: &str) {
+        let Some(gone) = self.endpoints.remove(endpoint_id) else { return };
+        let network_id = gone.record.endpoint.network_id;
+        let last = !self.endpoints.values().any(|e| e.record.endpoint.network_id == network_id);
+        if let Some(network) = self.networks.get_mut(&network_id).filter(|_| last) {
+            network.empty_since = Some(Instant::now());
+        }
+    }
+}
+
+/// See the module's documentation.
+pub(crate) struct Core {
+    pub(crate) settings: Settings,
+    pub(crate) store: Arc<Store>,
+    pub(crate) links: Box<dyn Links>,
+    pub(crate) firewall: Box<dyn ForwardRules>,
+    pub(crate) topology: RwLock<Topology>,
+    pub(crate) running: ArcSwapOption<Running>,
+    /// Why no traffic can be carried; empty when all is well or nothing was tried yet.
+    faults: Mutex<Vec<String>>,
+    /// The address that Docker says this host advertises.
+    advertised: Mutex<Option<IpAddr>>,
+    firewall_fault: Mutex<Option<String>>,
+    /// Addresses of hosts that Docker told of.
+    discovered: Mutex<BTreeSet<SocketAddr>>,
+    /// A secret was handed over, or something else changed that is worth another try.
+    pub(crate) retry: Notify,
+}
+
+impl Core {
+    pub(crate) fn new(
+        settings: Settings,
+        store: Store,
+        links: Box<dyn Links>,
+        firewall: Box<dyn ForwardRules>,
+    ) -> Result<Self, StoreError> {
+        let mut topology = Topology::default();
+        for record in store.networks()? {
+            let id = wire_id(&record);
+            let network = Network { record, id, up: None, empty_since: None };
+            topology.networks.insert(network.record.network.network_id.clone(), network);
+        }
+        for record in store.endpoints()? {
+            let endpoint = Endpoint { record, unclaimed_since: None };
+            topology.endpoints.insert(endpoint.record.endpoint.endpoint_id.clone(), endpoint);
+        }
+        Ok(Self {
+            settings,
+            store: Arc::new(store),
+            links,
+            firewall,
+            topology: RwLock::new(topology),
+            running: ArcSwapOption::empty(),
+            faults: Mutex::new(vec!["weft is starting; try again in a moment".to_owned()]),
+            advertised: Mutex::new(None),
+            firewall_fault: Mutex::default(),
+            discovered: Mutex::default(),
+            retry: Notify::new(),
+        })
+    }
+
+    /// This host's name among the peers.
+    pub(crate) fn name(&self) -> String {
+        let kernel = || std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = self.settings.name.clone().unwrap_or_else(kernel);
+        let name = name.trim();
+        if name.is_empty() { "unnamed".to_owned() } else { name.to_owned() }
+    }
+
+    pub(crate) fn faults(&self) -> Vec<String> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_faults(&self, faults: Vec<String>) {
+        *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
+    }
+
+    pub(crate) fn set_advertised(&self, address: IpAddr) {
+        *self.advertised.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    }
+
+    fn advertised(&self) -> Option<IpAddr> {
+        let docker = *self.advertised.lock().unwrap_or_else(PoisonError::into_inner);
+        self.settings.advertise.or(docker)
+    }
+
+    /// Keeps the address of a host that Docker told of; contacts it if traffic can be carried.
+    pub(crate) async fn discover(&self, addresses: Vec<SocketAddr>) {
+        let new: Vec<SocketAddr> = {
+            let mut discovered = self.discovered.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.into_iter().filter(|a| discovered.insert(*a)).collect()
+        };
+        if let Some(running) = self.running.load_full()
+            && !new.is_empty()
+        {
+            running
+                .node
+                .call(move |node, now| new.into_iter().for_each(|seed| node.add_seed(seed, now)))
+                .await;
+        }
+    }
+
+    pub(crate) fn discovered(&self) -> Vec<SocketAddr> {
+        self.discovered.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// Sees to it that dockerd's FORWARD policy lets frames pass within each of weft's bridges.
+    pub(crate) async fn guard_bridges(&self) {
+        let bridges: Vec<String> = {
+            let topology = self.topology.read().await;
+            topology.networks.values().filter(|n| n.up.is_some()).map(|n| names::bridge_name(n.id)).collect()
+        };
+        let result = self.firewall.ensure(&bridges).await;
+        let mut last = self.firewall_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = result.err().map(|error| error.to_string());
+        if *last != fault {
+            match &fault {
+                Some(fault) => warn!(%fault, "containers of one host may not reach each other"),
+                None => info!("firewall rules are in place"),
+            }
+            *last = fault;
+        }
+    }
+
+    /// What is wrong with the firewall's rules, if anything.
+    pub(crate) fn firewall_fault(&self) -> Option<String> {
+        self.firewall_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs a write to the state file where it may block.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, BackendError> {
+        let store = Arc::clone(&self.store);
+        match tokio::task::spawn_blocking(move || f(&store)).await {
+            Ok(result) => result.map_err(failed),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The largest MTU that containers can have on this host's underlay.
+    ///
+    /// # Errors
+    /// A line for the operator when the underlay leaves less than 1280 bytes.
+    pub(crate) async fn max_overlay_mtu(&self) -> Result<u16, String> {
+        let local = self.advertised();
+        let family =
+            if local.is_some_and(|a| a.is_ipv6()) { AddressFamily::Ipv6 } else { AddressFamily::Ipv4 };
+        let underlay = match self.settings.underlay_mtu {
+            Some(mtu) => mtu,
+            None => match self.links.underlay_mtu(local).await {
+                Ok(mtu) => mtu.unwrap_or(DEFAULT_UNDERLAY_MTU),
+                Err(error) => {
+                    warn!(%error, "the underlay's MTU is not known; assuming {DEFAULT_UNDERLAY_MTU}");
+                    DEFAULT_UNDERLAY_MTU
+                }
+            },
+        };
+        overlay_mtu(underlay, family).ok_or_else(|| {
+            let least = MIN_OVERLAY_MTU + overhead(family);
+            format!(
+                "the underlay's MTU of {underlay} bytes leaves containers less than {MIN_OVERLAY_MTU}: raise the MTU of \
+                 the host's interface to {least} or more, or set UNDERLAY_MTU if it is larger than the interface says"
+            )
+        })
+    }
+
+    async fn network_mtu(&self, record: &NetworkRecord) -> Result<u16, BackendError> {
+        let most = self.max_overlay_mtu().await.map_err(failed)?;
+        match record.network.options.mtu {
+            Some(mtu) if mtu > most => {
+                warn!(network = %record.network.network_id, asked = mtu, used = most, "the MTU asked for is more than the underlay carries");
+                Ok(most)
+            }
+            Some(mtu) => Ok(mtu),
+            None => Ok(most),
+        }
+    }
+
+    /// Makes the network's links, and tells router, firewall and peers. Idempotent; undone when a step fails.
+    pub(crate) async fn bring_up(
+        &self,
+        running: &Running,
+        network: &mut Network,
+    ) -> Result<(), BackendError> {
+        if network.up.is_some() {
+            return Ok(());
+        }
+        let overlay_mtu = self.network_mtu(&network.record).await?;
+        let docker_id = network.record.network.network_id.clone();
+        let spec = NetworkSpec { id: network.id, docker_id, overlay_mtu };
+        if let Err(error) = self.wire(running, &spec).await {
+            running.router.detach(spec.id);
+            if let Err(error) = self.links.remove_network(spec.id).await {
+                warn!(network = %spec.docker_id, %error, "half-made links not removed");
+            }
+            return Err(error);
+        }
+        let local = LocalNetwork { id: spec.id, overlay_mtu };
+        running.node.call(move |node, _| node.join_network(local)).await;
+        network.up = Some(overlay_mtu);
+        info!(network = %spec.docker_id, bridge = %names::bridge_name(spec.id), overlay_mtu, "network up");
+        Ok(())
+    }
+
+    async fn wire(&self, running: &Running, spec: &NetworkSpec) -> Result<(), BackendError> {
+        self.links.ensure_bridge(spec).await.map_err(failed)?;
+        running.router.attach(spec.id, &names::tap_name(spec.id)).map_err(failed)?;
+        self.links.attach_tap(spec).await.map_err(failed)?;
+        Ok(())
+    }
+
+    /// Removes the network's links. Idempotent; every step is done even if another fails.
+    pub(crate) async fn take_down(&self, network: &mut Network) -> Result<(), BackendError> {
+        if let Some(running) = self.running.load_full() {
+            let id = network.id;
+            running.node.call(move |node, _| node.leave_network(id)).await;
+            running.router.detach(id);
+        }
+        let removed = self.links.remove_network(network.id).await.map_err(failed);
+        network.up = None;
+        removed
+    }
+
+    /// Makes the endpoint's links and announces it. The network must be up.
+    pub(crate) async fn connect(
+        &self,
+        running: &Running,
+        network: NetworkId,
+        overlay_mtu: u16,
+        record: &EndpointRecord,
+    ) -> Result<(), BackendError> {
+        let endpoint = &record.endpoint;
+        let spec = EndpointSpec {
+            id: EndpointId(endpoint.endpoint_id.clone()),
+            network,
+            docker_network_id: endpoint.network_id.clone(),
+            mac: endpoint.mac,
+            overlay_mtu,
+        };
+        self.links.ensure_endpoint(&spec).await.map_err(failed)?;
+        let announced = announcement(network, record);
+        running.node.call(move |node, _| node.set_endpoint(announced)).await;
+        Ok(())
+    }
+
+    /// Forgets an endpoint whose container is gone.
+    pub(crate) async fn drop_endpoint(
+        &self,
+        topology: &mut Topology,
+        endpoint_id: &str,
+    ) -> Result<(), BackendError> {
+        self.disconnect(endpoint_id).await?;
+        let id = endpoint_id.to_owned();
+        self.write(move |store| store.remove_endpoint(&id)).await?;
+        topology.remove_endpoint(endpoint_id);
+        Ok(())
+    }
+
+    /// Withdraws the endpoint and removes its links.
+    pub(crate) async fn disconnect(&self, endpoint_id: &str) -> Result<(), BackendError> {
+        let id = EndpointId(endpoint_id.to_owned());
+        if let Some(running) = self.running.load_full() {
+            let id = id.clone();
+            running.node.call(move |node, _| node.remove_endpoint(&id)).await;
+        }
+        self.links.remove_endpoint(&id).await.map_err(failed)
+    }
+}
+
+/// The network's id inside the seal: from the name that the operator gave, else from Docker's id, which all hosts of a
+/// swarm share.
+pub(crate) fn wire_id(record: &NetworkRecord) -> NetworkId {
+    match &record.network.options.weft_id {
+        Some(name) => NetworkId::from_name(&format!("weft.id={}", name.as_str())),
+        None => NetworkId::from_name(&record.network.network_id),
+    }
+}
+
+fn announcement(network: NetworkId, record: &EndpointRecord) -> weft_node::EndpointRecord {
+    let endpoint = &record.endpoint;
+    let v4 = endpoint.address.map(|a| IpAddr::V4(a.addr()));
+    let v6 = endpoint.address_v6.map(|a| IpAddr::V6(a.addr()));
+    weft_node::EndpointRecord {
+        id: EndpointId(endpoint.endpoint_id.clone()),
+        network,
+        mac: endpoint.mac,
+        addresses: v4.into_iter().chain(v6).collect(),
+    }
+}
+
+pub(crate) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackendError {
+    BackendError::Failed(error.into())
+}

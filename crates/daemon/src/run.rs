@@ -1,0 +1,374 @@
+//! Starts the daemon, keeps it going, and ends it.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use arc_swap::ArcSwap;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{debug, info, warn};
+use weft_dataplane::Snapshot;
+use weft_driver::Scope;
+use weft_netlink::{Firewall, Wiring};
+use weft_node::{KnownPeer, Node, NodeConfig};
+use weft_noise::{ClusterSecret, Suite};
+use weft_router::{Router, RouterConfig};
+
+use crate::control::Controls;
+use crate::core::{Core, EMPTY_NETWORK_HOLD, Network, Running};
+use crate::docker;
+use crate::engine::Engine;
+use crate::node_task;
+use crate::settings::{PeerAddress, Settings};
+use crate::store::Store;
+
+/// How often what cannot start is tried again in a plugin, which cannot just end.
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often links and firewall rules are compared with what they should be.
+const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often Docker is asked for the swarm's hosts.
+const DOCKER_INTERVAL: Duration = Duration::from_secs(15);
+/// How often names in PEERS are looked up again.
+const RESOLVE_INTERVAL: Duration = Duration::from_secs(60);
+/// An interface that dockerd has not taken, or has given back, for this long was forgotten by it.
+const UNCLAIMED_HOLD: Duration = Duration::from_secs(120);
+
+/// Shown wherever the lack of a secret is.
+pub(crate) const NO_SECRET: &str = "weft has no cluster secret, so it carries no traffic: run `weft init` on one host of the cluster and give \
+     the same secret to every other (`weft secret show` there, `weft secret set` here), or put it into a file and mount \
+     it (`docker plugin set weft:latest secret.source=/etc/weft/secret` while the plugin is disabled)";
+
+/// Why traffic cannot be carried.
+enum Obstacle {
+    /// The operator has yet to hand over a secret.
+    Waiting(String),
+    /// Something is wrong with the machine or the settings.
+    Fault(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Obstacle {
+    fn from(error: E) -> Self {
+        Self::Fault(error.into())
+    }
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// As a plugin, whatever keeps it from carrying traffic becomes the text that dockerd's calls get, and is tried again;
+/// outside, it ends the daemon.
+///
+/// # Errors
+/// What kept the daemon from starting, in one line.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // dockerd waits some 10 s for the socket, so it comes before everything that can take time.
+    let listener = weft_driver::bind_socket(&settings.driver_socket).context("driver socket")?;
+    let control_listener = weft_driver::bind_socket(&settings.control_socket).context("control socket")?;
+    let store = Store::open(&settings.state_dir)?;
+    let (links, firewall) = (Wiring::new()?, Firewall::new());
+    let core = Arc::new(Core::new(settings, store, Box::new(links), Box::new(firewall))?);
+
+    let scope = if core.settings.plugin { Scope::Global } else { Scope::Local };
+    let driver = weft_driver::serve(listener, weft_driver::router(Engine(Arc::clone(&core)), scope));
+    let control =
+        weft_driver::serve(control_listener, weft_api::router(Arc::new(Controls(Arc::clone(&core)))));
+    let result = tokio::select! {
+        result = driver => result.context("driver socket"),
+        result = control => result.context("control socket"),
+        result = supervise(&core) => result,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    // Bridges, veths and TAPs stay: containers of this host go on talking, and the next daemon adopts them.
+    if let Some(running) = core.running.swap(None) {
+        running.router.shutdown();
+    }
+    for socket in [&core.settings.driver_socket, &core.settings.control_socket] {
+        if let Err(error) = std::fs::remove_file(socket) {
+            debug!(socket = %socket.display(), %error, "socket not removed");
+        }
+    }
+    result
+}
+
+/// Gets the daemon to carry traffic, and keeps it up to date.
+async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
+    if let Some(fault) = &core.settings.fault {
+        warn!("{fault}");
+        core.set_faults(vec![fault.clone()]);
+        return std::future::pending().await;
+    }
+    loop {
+        match start(core).await {
+            Ok(()) => break,
+            Err(Obstacle::Waiting(text)) => {
+                warn!("{text}");
+                core.set_faults(vec![text]);
+                core.retry.notified().await;
+            }
+            Err(Obstacle::Fault(error)) if core.settings.plugin => {
+                let text = format!("{error:#}");
+                warn!("{text}");
+                core.set_faults(vec![text]);
+                tokio::select! {
+                    () = core.retry.notified() => {}
+                    () = tokio::time::sleep(RETRY_INTERVAL) => {}
+                }
+            }
+            Err(Obstacle::Fault(error)) => return Err(error),
+        }
+    }
+    tokio::join!(reconcile(core), ask_docker(core), resolve(core), follow_secret(core));
+    bail!("the daemon's tasks ended")
+}
+
+/// The secret: the file's, else the one that was handed over.
+pub(crate) async fn secret(core: &Core) -> anyhow::Result<Option<ClusterSecret>> {
+    let path = &core.settings.secret_file;
+    match tokio::fs::read_to_string(path).await {
+        Ok(text) if !text.trim().is_empty() => {
+            let secret =
+                ClusterSecret::parse(&text).with_context(|| format!("secret file {}", path.display()))?;
+            return Ok(Some(secret));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("secret file {}", path.display())),
+    }
+    Ok(core.store.secret()?)
+}
+
+async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
+    let settings = &core.settings;
+    core.max_overlay_mtu().await.map_err(anyhow::Error::msg)?;
+    let Some(secret) = secret(core).await? else { return Err(Obstacle::Waiting(NO_SECRET.to_owned())) };
+    let fingerprint = secret.fingerprint();
+
+    let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+    let queue = node_task::Queue::new();
+    let inlet = queue.inlet();
+    let config =
+        RouterConfig { n_workers: settings.n_workers, port: settings.port, ..RouterConfig::default() };
+    let router = Router::start(config, Arc::clone(&snapshots), move |input| inlet.offer(input))?;
+    let router = Arc::new(router);
+
+    let known =
+        core.store.peers()?.into_iter().map(|(id, p)| KnownPeer { id, name: p.name, address: p.address });
+    let identity = core.store.identity()?;
+    let suite: Suite = settings.suite;
+    let config = NodeConfig {
+        name: core.name(),
+        secrets: vec![secret],
+        suite,
+        incarnation: core.store.next_incarnation()?,
+        known: known.collect(),
+        identity,
+    };
+    let (name, now) = (config.name.clone(), Instant::now());
+    let node = Node::new(config, now)?;
+    info!(%name, id = %node.id(), port = settings.port, %suite, "carrying traffic");
+    let node = node_task::spawn(node, queue, Arc::clone(&router), snapshots, Arc::clone(&core.store));
+    let running = Arc::new(Running { node, router, fingerprint });
+    restore(core, &running).await;
+    let seeds = core.discovered();
+    running.node.call(move |node, now| seeds.into_iter().for_each(|seed| node.add_seed(seed, now))).await;
+    core.running.store(Some(running));
+    core.set_faults(Vec::new());
+    core.guard_bridges().await;
+    Ok(())
+}
+
+/// Brings up what Docker asked for before the daemon was away, adopting the links that are there.
+async fn restore(core: &Core, running: &Running) {
+    let found = match core.links.inventory().await {
+        Ok(inventory) => inventory.endpoints,
+        Err(error) => return warn!(%error, "links not adopted"),
+    };
+    let mut topology = core.topology.write().await;
+    let topology = &mut *topology;
+    for network in topology.networks.values_mut() {
+        let docker_id = network.record.network.network_id.clone();
+        let endpoints = topology.endpoints.values().filter(|e| e.record.endpoint.network_id == docker_id);
+        // Without its links an endpoint's container is gone; it is left to the collection of garbage.
+        let endpoints: Vec<_> =
+            endpoints.filter(|e| found.iter().any(|f| f.id.0 == e.record.endpoint.endpoint_id)).collect();
+        if endpoints.is_empty() || !network.record.network.options.faults.is_empty() {
+            network.empty_since = Some(Instant::now());
+            continue;
+        }
+        if let Err(error) = core.bring_up(running, network).await {
+            warn!(network = %docker_id, %error, "network not brought up again");
+            continue;
+        }
+        let (id, mtu) = (network.id, network.up.unwrap_or_default());
+        for endpoint in endpoints {
+            if let Err(error) = core.connect(running, id, mtu, &endpoint.record).await {
+                warn!(endpoint = %endpoint.record.endpoint.endpoint_id, %error, "endpoint not adopted");
+            }
+        }
+    }
+}
+
+/// Compares links and rules with the records, for ever.
+async fn reconcile(core: &Core) {
+    let mut interval = tokio::time::interval(RECONCILE_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        collect_garbage(core).await;
+        core.guard_bridges().await;
+    }
+}
+
+/// Removes what dockerd left behind when it died: endpoints whose container is gone, and networks without endpoints.
+async fn collect_garbage(core: &Core) {
+    let now = Instant::now();
+    let mut topology = core.topology.write().await;
+    let inventory = match core.links.inventory().await {
+        Ok(inventory) => inventory,
+        Err(error) => return warn!(%error, "links not compared with records"),
+    };
+    let known: Vec<String> = topology.endpoints.keys().cloned().collect();
+    for id in known {
+        let found = inventory.endpoints.iter().find(|f| f.id.0 == id);
+        let Some(endpoint) = topology.endpoints.get_mut(&id) else { continue };
+        let forgotten = match found {
+            None => true,
+            Some(found) if !found.unclaimed => {
+                endpoint.unclaimed_since = None;
+                false
+            }
+            Some(_) => now >= *endpoint.unclaimed_since.get_or_insert(now) + UNCLAIMED_HOLD,
+        };
+        if forgotten {
+            info!(endpoint = %id, "endpoint collected: its container is gone");
+            if let Err(error) = core.drop_endpoint(&mut topology, &id).await {
+                warn!(endpoint = %id, %error, "endpoint not collected");
+            }
+        }
+    }
+    for found in &inventory.endpoints {
+        if !topology.endpoints.contains_key(&found.id.0)
+            && let Err(error) = core.links.remove_endpoint(&found.id).await
+        {
+            warn!(link = %found.host, %error, "unknown endpoint not removed");
+        }
+    }
+    collect_networks(core, &mut topology, now).await;
+    for found in &inventory.networks {
+        if !topology.networks.values().any(|n| n.id == found.id)
+            && let Err(error) = core.links.remove_network(found.id).await
+        {
+            warn!(link = %found.bridge, %error, "unknown network not removed");
+        }
+    }
+    for stray in &inventory.strays {
+        let in_use = topology.networks.values().any(|n| n.up.is_some() && Some(n.id) == stray.tap_of);
+        if !in_use && let Err(error) = core.links.remove_stray(&stray.name).await {
+            warn!(link = %stray.name, %error, "stray link not removed");
+        }
+    }
+}
+
+async fn collect_networks(core: &Core, topology: &mut crate::core::Topology, now: Instant) {
+    let empty = |n: &&mut Network| n.empty_since.is_some_and(|since| now >= since + EMPTY_NETWORK_HOLD);
+    let mut forgotten = Vec::new();
+    for network in topology.networks.values_mut().filter(empty) {
+        let docker_id = network.record.network.network_id.clone();
+        if network.up.is_some() {
+            info!(network = %docker_id, "links removed: the network has no container on this host");
+            if let Err(error) = core.take_down(network).await {
+                warn!(network = %docker_id, %error, "links not removed");
+                continue;
+            }
+        }
+        // In a swarm dockerd creates the network again before its next container; outside it does not.
+        if core.settings.plugin {
+            forgotten.push(docker_id);
+        }
+    }
+    for docker_id in forgotten {
+        let id = docker_id.clone();
+        match core.write(move |store| store.remove_network(&id)).await {
+            Ok(()) => drop(topology.networks.remove(&docker_id)),
+            Err(error) => warn!(network = %docker_id, %error, "network not forgotten"),
+        }
+    }
+}
+
+/// Asks Docker for the swarm's hosts, where its socket was granted.
+async fn ask_docker(core: &Core) {
+    let socket = &core.settings.docker_socket;
+    let granted =
+        std::fs::metadata(socket).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()));
+    if !granted {
+        info!(socket = %socket.display(), "Docker's socket is not granted: hosts are found by PEERS and by dockerd's hints");
+        return std::future::pending().await;
+    }
+    let mut interval = tokio::time::interval(DOCKER_INTERVAL);
+    loop {
+        interval.tick().await;
+        match docker::swarm_view(socket).await {
+            Ok(view) => {
+                if let Some(own) = view.own {
+                    core.set_advertised(own);
+                }
+                let port = core.settings.port;
+                core.discover(view.others.into_iter().map(|a| SocketAddr::new(a, port)).collect()).await;
+            }
+            Err(error) => debug!(%error, "Docker not asked"),
+        }
+    }
+}
+
+/// Looks up the names in PEERS, again and again, since addresses behind a name change.
+async fn resolve(core: &Core) {
+    if core.settings.peers.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut interval = tokio::time::interval(RESOLVE_INTERVAL);
+    let mut seeds = BTreeSet::new();
+    loop {
+        interval.tick().await;
+        let mut found = BTreeSet::new();
+        for PeerAddress { host, port } in &core.settings.peers {
+            match tokio::net::lookup_host((host.as_str(), port.unwrap_or(core.settings.port))).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => warn!(%host, %error, "PEERS: name not found; it will be looked up again"),
+            }
+        }
+        let gone: Vec<SocketAddr> = seeds.difference(&found).copied().collect();
+        let new: Vec<SocketAddr> = found.difference(&seeds).copied().collect();
+        seeds = found;
+        let Some(running) = core.running.load_full() else { continue };
+        let change = move |node: &mut Node, now| {
+            gone.into_iter().for_each(|seed| node.remove_seed(seed));
+            new.into_iter().for_each(|seed| node.add_seed(seed, now));
+        };
+        running.node.call(change).await;
+    }
+}
+
+/// Takes in another secret when one is handed over while traffic is carried.
+async fn follow_secret(core: &Core) {
+    loop {
+        core.retry.notified().await;
+        let Some(running) = core.running.load_full() else { continue };
+        match secret(core).await {
+            Ok(Some(secret)) => {
+                let fingerprint = secret.fingerprint();
+                running.node.call(move |node, _| node.set_secrets(vec![secret])).await;
+                core.running.store(Some(Arc::new(Running {
+                    node: running.node.clone(),
+                    router: Arc::clone(&running.router),
+                    fingerprint,
+                })));
+            }
+            Ok(None) => {}
+            Err(error) => warn!("secret not changed: {error:#}"),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! What the operator can set.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use weft_noise::Suite;
+use weft_wire::DEFAULT_PORT;
+
+/// A setting that cannot be used. Nothing was started.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SettingError {
+    /// An entry of PEERS is no host with an optional port.
+    #[error("PEERS: `{0}` is not HOST or HOST:PORT (an IPv6 address with a port is written [ADDRESS]:PORT)")]
+    Peer(String),
+    /// SUITE names no suite.
+    #[error("SUITE: `{0}` is not one of auto, aes-256-gcm, chacha20-poly1305")]
+    Suite(String),
+}
+
+/// A host to contact, as it is written in PEERS.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PeerAddress {
+    /// A name or an address.
+    pub host: String,
+    /// The port, when it is not this host's own.
+    pub port: Option<u16>,
+}
+
+impl FromStr for PeerAddress {
+    type Err = SettingError;
+
+    fn from_str(text: &str) -> Result<Self, SettingError> {
+        let bad = || SettingError::Peer(text.to_owned());
+        let plain = |host: &str| Self { host: host.to_owned(), port: None };
+        if text.parse::<IpAddr>().is_ok() {
+            return Ok(plain(text));
+        }
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => {
+                let (host, port) = rest.split_once(']').ok_or_else(bad)?;
+                host.parse::<std::net::Ipv6Addr>().map_err(|_| bad())?;
+                (host, port.strip_prefix(':'))
+            }
+            None => match text.rsplit_once(':') {
+                Some((host, port)) => (host, Some(port)),
+                None => (text, None),
+            },
+        };
+        let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_' | ':');
+        if host.is_empty() || !host.chars().all(named) || (host.contains(':') && !text.starts_with('[')) {
+            return Err(bad());
+        }
+        let port = port.map(|p| p.parse().ok().filter(|p| *p != 0).ok_or_else(bad)).transpose()?;
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+/// Reads a list as in PEERS: entries separated by commas or white space; empty ones are passed over.
+///
+/// # Errors
+/// [`SettingError::Peer`] names the first bad entry.
+pub fn parse_peers(text: &str) -> Result<Vec<PeerAddress>, SettingError> {
+    text.split(|c: char| c == ',' || c.is_whitespace()).filter(|s| !s.is_empty()).map(str::parse).collect()
+}
+
+/// Reads SUITE: `auto` or empty takes what this machine is fastest with.
+///
+/// # Errors
+/// [`SettingError::Suite`].
+pub fn parse_suite(text: &str) -> Result<Suite, SettingError> {
+    match text {
+        "" | "auto" => Ok(Suite::auto()),
+        other => other.parse().map_err(|_| SettingError::Suite(other.to_owned())),
+    }
+}
+
+/// Checked settings.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Runs as a managed plugin: scope global, sockets in the plugin's directory.
+    pub plugin: bool,
+    /// Hosts to contact.
+    pub peers: Vec<PeerAddress>,
+    /// UDP port of this host, for control and data.
+    pub port: u16,
+    /// This host's name among the peers; `None`: its hostname.
+    pub name: Option<String>,
+    /// The address at which others reach this host; picks the interface whose MTU counts.
+    pub advertise: Option<IpAddr>,
+    /// The cluster's suite.
+    pub suite: Suite,
+    /// MTU of the underlay; `None`: the interface's.
+    pub underlay_mtu: Option<u16>,
+    /// Worker threads; `None`: one per core, at most four.
+    pub n_workers: Option<usize>,
+    /// File with the cluster secret. Missing or empty: the one that `weft init` gave to the daemon.
+    pub secret_file: PathBuf,
+    /// Directory of the state file.
+    pub state_dir: PathBuf,
+    /// Socket that dockerd calls.
+    pub driver_socket: PathBuf,
+    /// Socket of the command line.
+    pub control_socket: PathBuf,
+    /// Docker's own socket; used only if it is there.
+    pub docker_socket: PathBuf,
+    /// What is wrong with the settings themselves. A plugin cannot just end, so it runs and says this on every call.
+    pub fault: Option<String>,
+}
+
+impl Settings {
+    /// The defaults, as a managed plugin or on a host.
+    #[must_use]
+    pub fn new(plugin: bool) -> Self {
+        let (secret, control) = if plugin {
+            ("/run/secrets/weft", "/run/docker/plugins/weft-control.sock")
+        } else {
+            ("/etc/weft/secret", "/run/weft/control.sock")
+        };
+        Self {
+            plugin,
+            peers: Vec::new(),
+            port: DEFAULT_PORT,
+            name: None,
+            advertise: None,
+            suite: Suite::auto(),
+            underlay_mtu: None,
+            n_workers: None,
+            secret_file: secret.into(),
+            state_dir: "/var/lib/weft".into(),
+            driver_socket: "/run/docker/plugins/weft.sock".into(),
+            control_socket: control.into(),
+            docker_socket: "/run/docker.sock".into(),
+            fault: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_are_read() {
+        let peers = parse_peers("10.0.0.1, host-b:7000 [fd00::1]:6784,fd00::2,").unwrap();
+        let shown: Vec<_> = peers.iter().map(|p| (p.host.as_str(), p.port)).collect();
+        assert_eq!(
+            shown,
+            [("10.0.0.1", None), ("host-b", Some(7000)), ("fd00::1", Some(6784)), ("fd00::2", None)]
+        );
+    }
+
+    #[test]
+    fn bad_peers_are_named() {
+        for bad in ["host:0", "host:70000", "ho/st", ":6783", "[fd00::1", "[10.0.0.1]:1", "fd00::zz:1"] {
+            assert_eq!(parse_peers(&format!("ok,{bad}")), Err(SettingError::Peer(bad.to_owned())), "{bad}");
+        }
+    }
+
+    #[test]
+    fn suites_are_read() {
+        assert_eq!(parse_suite("auto"), Ok(Suite::auto()));
+        assert_eq!(parse_suite("chacha20-poly1305"), Ok(Suite::ChaCha20Poly1305));
+        assert_eq!(parse_suite("none"), Err(SettingError::Suite("none".into())));
+    }
+}
