@@ -1,15 +1,50 @@
-//! The bulk cipher: one lane's key.
+//! The bulk cipher: one lane's key, by the back-end that is fastest on this processor.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk};
 use weft_wire::{HEADER_LEN, Lane, TAG_LEN};
+use zeroize::Zeroizing;
 
 use crate::Suite;
 
-fn algorithm(suite: Suite) -> &'static Algorithm {
+/// Who computes the cipher. Both give the same bytes, so the two ends need not agree on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    /// Ahead with AES-GCM where there is AVX-512: 157 ns for 1420 bytes against 209.
+    AwsLc,
+    /// Ahead with AES-GCM elsewhere (285 ns for 1440 bytes against 479, with AVX2 and VAES) and with ChaCha20-Poly1305.
+    Ring,
+}
+
+impl Backend {
+    fn fastest(suite: Suite) -> Self {
+        match suite {
+            Suite::Aes256Gcm if has_avx512() => Self::AwsLc,
+            Suite::Aes256Gcm | Suite::ChaCha20Poly1305 => Self::Ring,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_avx512() -> bool {
+    std::arch::is_x86_feature_detected!("avx512f") && std::arch::is_x86_feature_detected!("vaes")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_avx512() -> bool {
+    false
+}
+
+fn aws_lc_algorithm(suite: Suite) -> &'static aws_lc_rs::aead::Algorithm {
     match suite {
-        Suite::Aes256Gcm => &AES_256_GCM,
-        Suite::ChaCha20Poly1305 => &CHACHA20_POLY1305,
+        Suite::Aes256Gcm => &aws_lc_rs::aead::AES_256_GCM,
+        Suite::ChaCha20Poly1305 => &aws_lc_rs::aead::CHACHA20_POLY1305,
+    }
+}
+
+fn ring_algorithm(suite: Suite) -> &'static ring::aead::Algorithm {
+    match suite {
+        Suite::Aes256Gcm => &ring::aead::AES_256_GCM,
+        Suite::ChaCha20Poly1305 => &ring::aead::CHACHA20_POLY1305,
     }
 }
 
@@ -25,14 +60,22 @@ impl DirectionKey {
     pub(crate) fn lane(&self, suite: Suite, lane: Lane) -> LaneKey {
         let lane = [lane.index() as u8];
         let info = [b"weft lane".as_slice(), &lane];
-        // HKDF fails only for outputs of more than 255 hashes.
-        let key = self.0.expand(&info, algorithm(suite)).expect("32 bytes are not too long");
-        LaneKey(LessSafeKey::new(UnboundKey::from(key)))
+        let mut key = Zeroizing::new([0; 32]);
+        // HKDF fails only for outputs of more than 255 hashes, and both ciphers' keys have 32 bytes.
+        let output = self.0.expand(&info, aws_lc_algorithm(suite)).expect("32 bytes are not too long");
+        output.fill(key.as_mut_slice()).expect("a key has 32 bytes");
+        LaneKey::new(Backend::fastest(suite), suite, &key)
     }
 }
 
 /// A lane's key. Neither sealing nor opening allocates.
-pub(crate) struct LaneKey(LessSafeKey);
+pub(crate) struct LaneKey(Key);
+
+enum Key {
+    AwsLc(aws_lc_rs::aead::LessSafeKey),
+    /// Boxed, since it is large and most lanes are never used.
+    Ring(Box<ring::aead::LessSafeKey>),
+}
 
 /// 4 zero bytes and the counter, big-endian.
 #[inline]
@@ -43,6 +86,20 @@ pub(crate) fn nonce(counter: u64) -> [u8; 12] {
 }
 
 impl LaneKey {
+    fn new(backend: Backend, suite: Suite, key: &[u8; 32]) -> Self {
+        const LEN: &str = "a key has 32 bytes";
+        Self(match backend {
+            Backend::AwsLc => {
+                let key = aws_lc_rs::aead::UnboundKey::new(aws_lc_algorithm(suite), key).expect(LEN);
+                Key::AwsLc(aws_lc_rs::aead::LessSafeKey::new(key))
+            }
+            Backend::Ring => {
+                let key = ring::aead::UnboundKey::new(ring_algorithm(suite), key).expect(LEN);
+                Key::Ring(Box::new(ring::aead::LessSafeKey::new(key)))
+            }
+        })
+    }
+
     /// Encrypts `text` in place.
     #[inline]
     pub(crate) fn seal(
@@ -58,19 +115,40 @@ impl LaneKey {
     /// As [`Self::seal`], for associated data of any length.
     #[inline]
     fn seal_with(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &mut [u8; TAG_LEN]) {
-        // The cipher refuses only texts of more than 64 GiB. No text of a UDP datagram is, and sending it in clear
+        // The ciphers refuse only texts of more than 64 GiB. No text of a UDP datagram is, and sending it in clear
         // instead must never be possible.
-        self.0
-            .seal_in_place_scatter(Nonce::assume_unique_for_key(nonce), Aad::from(aad), text, &[], tag)
-            .expect("a datagram is not too long");
+        const FITS: &str = "a datagram is not too long";
+        match &self.0 {
+            Key::AwsLc(key) => {
+                use aws_lc_rs::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.seal_in_place_scatter(nonce, Aad::from(aad), text, &[], tag).expect(FITS);
+            }
+            Key::Ring(key) => {
+                use ring::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let made = key.seal_in_place_separate_tag(nonce, Aad::from(aad), text).expect(FITS);
+                tag.copy_from_slice(made.as_ref());
+            }
+        }
     }
 
     /// Decrypts `text` in place; `false`, with its bytes in disorder, when the tag is not right.
     #[inline]
     pub(crate) fn open(&self, nonce: [u8; 12], aad: &[u8], text: &mut [u8], tag: &[u8; TAG_LEN]) -> bool {
-        let nonce = Nonce::assume_unique_for_key(nonce);
-        // Unlike `open_in_place`, this does not move the text over itself afterwards.
-        self.0.open_in_place_separate_tag(nonce, Aad::from(aad), tag, text).is_ok()
+        match &self.0 {
+            Key::AwsLc(key) => {
+                use aws_lc_rs::aead::{Aad, Nonce};
+                // Unlike `open_in_place`, this does not move the text over itself afterwards.
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.open_in_place_separate_tag(nonce, Aad::from(aad), tag, text).is_ok()
+            }
+            Key::Ring(key) => {
+                use ring::aead::{Aad, Nonce, Tag};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.open_in_place_separate_tag(nonce, Aad::from(aad), Tag::from(*tag), text, 0..).is_ok()
+            }
+        }
     }
 }
 
@@ -84,12 +162,15 @@ mod tests {
         (0..text.len() / 2).map(|i| u8::from_str_radix(&text[2 * i..2 * i + 2], 16).unwrap()).collect()
     }
 
-    fn key(suite: Suite, bytes: &[u8]) -> LaneKey {
-        LaneKey(LessSafeKey::new(UnboundKey::new(algorithm(suite), bytes).unwrap()))
+    const BACKENDS: [Backend; 2] = [Backend::AwsLc, Backend::Ring];
+
+    fn check(suite: Suite, vector: [&str; 6]) {
+        BACKENDS.into_iter().for_each(|backend| check_backend(backend, suite, vector));
     }
 
-    fn check(suite: Suite, [k, nonce, aad, text, sealed, tag]: [&str; 6]) {
-        let (key, nonce, aad) = (key(suite, &hex(k)), hex(nonce).try_into().unwrap(), hex(aad));
+    fn check_backend(backend: Backend, suite: Suite, [k, nonce, aad, text, sealed, tag]: [&str; 6]) {
+        let key = LaneKey::new(backend, suite, &hex(k).try_into().unwrap());
+        let (nonce, aad) = (hex(nonce).try_into().unwrap(), hex(aad));
         let mut buffer = hex(text);
         let mut found = [0; TAG_LEN];
         key.seal_with(nonce, &aad, &mut buffer, &mut found);
@@ -166,13 +247,15 @@ mod tests {
             let payload = Payload { msg: &text, aad: &aad };
             let aes = aes_gcm::Aes256Gcm::new(&k.into()).encrypt(&nonce.into(), payload).unwrap();
             for (suite, expected) in [(Suite::ChaCha20Poly1305, chacha), (Suite::Aes256Gcm, aes)] {
-                let key = key(suite, &k);
-                let mut sealed = text.clone();
-                let mut tag = [0; TAG_LEN];
-                key.seal(nonce, &aad, &mut sealed, &mut tag);
-                prop_assert_eq!([&sealed[..], &tag].concat(), expected);
-                prop_assert!(key.open(nonce, &aad, &mut sealed, &tag));
-                prop_assert_eq!(&sealed, &text);
+                for backend in BACKENDS {
+                    let key = LaneKey::new(backend, suite, &k);
+                    let mut sealed = text.clone();
+                    let mut tag = [0; TAG_LEN];
+                    key.seal(nonce, &aad, &mut sealed, &mut tag);
+                    prop_assert_eq!(&[&sealed[..], &tag].concat(), &expected);
+                    prop_assert!(key.open(nonce, &aad, &mut sealed, &tag));
+                    prop_assert_eq!(&sealed, &text);
+                }
             }
         }
     }
