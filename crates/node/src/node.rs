@@ -278,6 +278,9 @@ impl Node {
             return;
         }
         session.confirmed = true;
+        if let Some(tag) = session.tag {
+            self.purposes.remove(&tag);
+        }
         self.handshakes.confirmed(number);
         self.use_session(number, now);
     }
@@ -364,8 +367,19 @@ impl Node {
         let activity = Arc::new(SessionActivity::default());
         activity.tell_once.store(!confirmed, Ordering::Relaxed);
         let n_heard = 0;
-        let session =
-            Session { number, peer: id, role, born: now, remote, confirmed, send, recv, activity, n_heard };
+        let session = Session {
+            number,
+            peer: id,
+            role,
+            tag,
+            born: now,
+            remote,
+            confirmed,
+            send,
+            recv,
+            activity,
+            n_heard,
+        };
         self.sessions.insert(number, session);
         self.dirty = true;
         if confirmed {

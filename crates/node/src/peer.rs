@@ -22,6 +22,8 @@ pub(crate) struct Session {
     pub(crate) number: u32,
     pub(crate) peer: PeerId,
     pub(crate) role: Role,
+    /// The attempt that it came of, when this side made one.
+    pub(crate) tag: Option<u64>,
     pub(crate) born: Instant,
     pub(crate) remote: SocketAddr,
     /// The peer has shown that it has the keys: a sealed datagram of it was opened.
