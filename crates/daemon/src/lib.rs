@@ -10,6 +10,7 @@ mod control;
 mod core;
 mod docker;
 mod engine;
+mod machine;
 mod node_task;
 mod run;
 mod settings;

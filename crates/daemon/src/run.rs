@@ -143,6 +143,7 @@ pub(crate) async fn secret(core: &Core) -> anyhow::Result<Option<ClusterSecret>>
 
 async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
     let settings = &core.settings;
+    crate::machine::check()?;
     core.max_overlay_mtu().await.map_err(anyhow::Error::msg)?;
     let Some(secret) = secret(core).await? else { return Err(Obstacle::Waiting(NO_SECRET.to_owned())) };
     let fingerprint = secret.fingerprint();
