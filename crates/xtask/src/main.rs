@@ -1,3 +1,86 @@
-//! Developer commands: test, demo, bench.
+//! Developer commands: `cargo xtask test`, `demo`, `bench`, `plugin`, `tidy`.
 
-fn main() {}
+mod bench;
+mod cargo;
+mod demo;
+mod plugin;
+mod test;
+mod tidy;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use weft_lab::Engine;
+
+/// Developer commands of weft.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask")]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run every check and test, or one end-to-end suite
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --suite main --engine 28.5.2\n  \
+        cargo xtask test --suite main -- exercise"
+    )]
+    Test(test::TestArgs),
+    /// Bring up a two-host swarm with weft, show that it works, and leave it up
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --enter host1\n  cargo xtask demo --down"
+    )]
+    Demo {
+        /// Remove every trace of it
+        #[arg(long, conflicts_with = "enter")]
+        down: bool,
+        /// Open a shell on one of its hosts
+        #[arg(long, value_name = "HOST")]
+        enter: Option<String>,
+        /// Docker engine of its hosts: bookworm, trixie, sid, or a version of these
+        #[arg(long, default_value = "sid", value_name = "NAME")]
+        engine: Engine,
+    },
+    /// Measure weft beside the raw link, kernel VXLAN, wireguard-go and vpncloud, in one run
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --only vxlan,weft-aes --runs 5 --json figures.json"
+    )]
+    Bench(bench::BenchArgs),
+    /// Build the release and write the managed plugin's directory, for `docker plugin create`
+    Plugin {
+        /// Where config.json and rootfs/ are written
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+    /// Check the order of the crates, the length of files, and where unsafe code may stand
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    let result = match Args::parse().command {
+        Command::Test(args) => test::run(&args),
+        Command::Demo { down: true, .. } => demo::down().map(|()| true),
+        Command::Demo { enter: Some(host), .. } => demo::enter(&host).map(|()| true),
+        Command::Demo { engine, .. } => demo::up(engine).map(|()| true),
+        Command::Bench(args) => bench::run(&args).map(|()| true),
+        Command::Plugin { out } => {
+            plugin::build_release().and_then(|weft| plugin::make(&weft, &out)).map(|()| true)
+        }
+        Command::Tidy => tidy::run().map(|problems| {
+            for problem in &problems {
+                eprintln!("tidy: {problem}");
+            }
+            problems.is_empty()
+        }),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
