@@ -1,8 +1,8 @@
 //! `weft init` and `weft secret`.
 
-use std::fs::OpenOptions;
+use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,8 +29,12 @@ pub(crate) async fn init(socket: Option<PathBuf>, out: Option<PathBuf>) -> anyho
     Ok(ExitCode::SUCCESS)
 }
 
-/// Never overwrites: a lost secret cuts a host off from its cluster.
+/// Makes the directory too. Never overwrites: a lost secret cuts a host off from its cluster.
 fn write_new(path: &Path, secret: &ClusterSecret) -> anyhow::Result<()> {
+    if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        made.with_context(|| format!("cannot make the directory {}", dir.display()))?;
+    }
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -77,7 +81,7 @@ mod tests {
     #[test]
     fn a_secret_file_is_private_and_never_overwritten() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("secret");
+        let path = dir.path().join("weft/secret");
         write_new(&path, &ClusterSecret::new([7; 32])).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(write_new(&path, &ClusterSecret::new([8; 32])).is_err());

@@ -7,10 +7,12 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rtnetlink::packet_route::link::{BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkMessage};
+use rtnetlink::packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage,
+};
 use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::sync::Mutex;
-use weft_wire::{EndpointId, Mac, NetworkId};
+use weft_wire::{ETHERNET_HEADER_LEN, EndpointId, HEADER_LEN, INNER_HEADER_LEN, Mac, NetworkId, TAG_LEN};
 
 use crate::link::{Kind, Link, Owner};
 use crate::links::{
@@ -39,6 +41,14 @@ pub struct Wiring {
     kernel: Kernel,
     /// Held while links change, so that two calls for one link do not both find it missing.
     changing: Arc<Mutex<()>>,
+}
+
+/// How many segments the container's kernel may put into a super-frame, so that it leaves the host as one train of
+/// datagrams, of which UDP carries 65507 bytes at once. More would leave a short second train behind.
+fn segments_of_a_train(overlay_mtu: u16) -> u32 {
+    const TRAIN_LEN: u32 = 65507;
+    let around = ETHERNET_HEADER_LEN + HEADER_LEN + INNER_HEADER_LEN + TAG_LEN;
+    (TRAIN_LEN / (u32::from(overlay_mtu) + around as u32)).max(1)
 }
 
 impl Wiring {
@@ -180,6 +190,7 @@ impl Wiring {
         let container = LinkUnspec::new_with_name(&names.container)
             .mtu(spec.overlay_mtu.into())
             .address(spec.mac.0.to_vec())
+            .append_extra_attribute(LinkAttribute::GsoMaxSegs(segments_of_a_train(spec.overlay_mtu)))
             .build();
         let host = LinkVeth::new(&names.host, &names.container)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(container)))

@@ -1,6 +1,10 @@
 //! Measures the data path between two namespaces of this machine against kernel VXLAN, interleaved. Needs root, iperf3.
 //!
-//! `cargo run --release -p weft-router --example bench -- [--runs N] [--secs N] [--workers N] [--chacha] [--only NAMES]`
+//! `cargo run --release -p weft-router --example bench -- [--runs N] [--secs N] [--workers N] [--chacha]
+//! [--only tcp1,tcp4,tcp1r,udp64,udp1400,rtt] [--no-vxlan] [--whole-trains] [--hold]`
+//!
+//! `v` is VXLAN, `w` the routers. `--whole-trains` limits the containers' super-frames to what one train carries; `--hold`
+//! prints the name of a container's namespace and waits, to try things by hand.
 
 #[path = "../tests/bed/bed.rs"]
 mod bed;
@@ -20,12 +24,19 @@ struct Args {
     only: Option<String>,
     vxlan: bool,
     hold: bool,
-    no_gso: bool,
+    whole_trains: bool,
 }
 
 fn args() -> Result<Args> {
-    let mut args =
-        Args { runs: 3, secs: 3, plan: Plan::default(), only: None, vxlan: true, hold: false, no_gso: false };
+    let mut args = Args {
+        runs: 3,
+        secs: 3,
+        plan: Plan::default(),
+        only: None,
+        vxlan: true,
+        hold: false,
+        whole_trains: false,
+    };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().with_context(|| format!("{word} needs a value"));
@@ -37,7 +48,7 @@ fn args() -> Result<Args> {
             "--only" => args.only = Some(value()?),
             "--no-vxlan" => args.vxlan = false,
             "--hold" => args.hold = true,
-            "--max-segs" => args.no_gso = true,
+            "--whole-trains" => args.whole_trains = true,
             other => anyhow::bail!("unknown argument {other}"),
         }
     }
@@ -125,9 +136,10 @@ fn measure(bed: &Bed, x: &str, args: &Args, figures: &mut Figures) -> Result<()>
 fn main() -> Result<()> {
     let args = args()?;
     let bed = Bed::new(args.plan)?;
-    if args.no_gso {
+    if args.whole_trains {
         for i in 0..2 {
-            bed.exec(&format!("c{i}"), "ip link set eth-w gso_max_segs 44")?;
+            let n = 65_507 / (usize::from(args.plan.overlay_mtu) + 14 + 40);
+            bed.exec(&format!("c{i}"), &format!("ip link set eth-w gso_max_segs {n}"))?;
         }
     }
     if args.vxlan {

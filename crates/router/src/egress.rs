@@ -50,8 +50,14 @@ impl Egress {
         Self { cutter: Cutter::new() }
     }
 
-    /// Sends what the TAP has, up to a limit.
-    pub(crate) fn run(&mut self, context: &Context, snapshot: &Snapshot, network: NetworkId, mut tap: &Tap) {
+    /// Sends what the TAP has, up to a limit; whether there was anything.
+    pub(crate) fn run(
+        &mut self,
+        context: &Context,
+        snapshot: &Snapshot,
+        network: NetworkId,
+        mut tap: &Tap,
+    ) -> bool {
         let max_segments = match context.socket.segment_support() {
             SegmentSupport::Offloaded { max_segments } => max_segments,
             SegmentSupport::Single => MAX_SINGLE,
@@ -77,6 +83,7 @@ impl Egress {
         let stats = &context.mailbox.stats;
         add(&stats.tap_reads, n_reads as u64);
         add(&stats.mispredicted, std::mem::take(&mut self.cutter.n_mispredicted));
+        n_reads > 0
     }
 }
 
@@ -127,22 +134,18 @@ impl Turn<'_> {
         true
     }
 
-    /// Adds a sealed run to the train, which is sent first when the run does not fit to it.
+    /// Adds a sealed run to the train, which is sent first when the run does not continue it, and sends what makes whole
+    /// trains. The rest waits for the next frame of this turn, so that a long super-frame leaves no short train behind.
     fn join(&mut self, buf: &[u8], run: Run, peer: PeerIdx) {
         let stride = run.stride();
-        let fits = self.train.as_ref().is_some_and(|t| {
+        let continues = self.train.as_ref().is_some_and(|t| {
             let same_len = if run.n > 1 { stride == t.segment_len } else { stride <= t.segment_len };
-            !t.closed
-                && t.peer == peer
-                && t.end == run.start
-                && same_len
-                && t.n + run.n <= self.max_segments
-                && run.end() - t.start <= MAX_TRAIN_LEN
+            !t.closed && t.peer == peer && t.end == run.start && same_len
         });
-        if !fits {
+        if !continues {
             self.flush(buf);
         }
-        let train = self.train.get_or_insert(Train {
+        let mut train = self.train.take().unwrap_or(Train {
             peer,
             start: run.start,
             end: run.start,
@@ -153,19 +156,30 @@ impl Turn<'_> {
         train.n += run.n;
         train.end = run.end();
         train.closed = run.last_len + OVERHEAD < train.segment_len;
-        let full = train.closed && run.n > 1
-            || train.n >= self.max_segments
-            || train.end - train.start + train.segment_len > MAX_TRAIN_LEN;
-        if full {
-            self.flush(buf);
+        let whole = self.max_segments.min(MAX_TRAIN_LEN / train.segment_len).max(1);
+        while train.n >= whole {
+            let end = (train.start + whole * train.segment_len).min(train.end);
+            self.send_part(buf, &train, end, whole);
+            train.start = end;
+            train.n -= whole;
+        }
+        if train.n > 0 {
+            self.train = Some(train);
         }
     }
 
+    /// Sends what waits.
     fn flush(&mut self, buf: &[u8]) {
-        let Some(train) = self.train.take() else { return };
+        if let Some(train) = self.train.take() {
+            self.send_part(buf, &train, train.end, train.n);
+        }
+    }
+
+    /// Sends the first `n` datagrams of a train, up to `end`.
+    fn send_part(&self, buf: &[u8], train: &Train, end: usize, n: usize) {
         let Some(peer) = self.snapshot.peers.get(train.peer) else { return };
-        let datagrams = buf.get(train.start..train.end).unwrap_or_default();
-        self.send(datagrams, train.segment_len, train.n, peer.remote, peer.id);
+        let datagrams = buf.get(train.start..end).unwrap_or_default();
+        self.send(datagrams, train.segment_len, n, peer.remote, peer.id);
     }
 
     fn send(&self, datagrams: &[u8], segment_len: usize, n: usize, to: SocketAddr, peer: PeerId) {

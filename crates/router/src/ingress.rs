@@ -41,20 +41,29 @@ impl Ingress {
         Self { buf: vec![0; MAX_DATAGRAM_LEN + 1], coalescer: Coalescer::new(), roamed: None }
     }
 
-    /// Takes what the socket has, up to a limit.
-    pub(crate) fn run(&mut self, context: &Context, snapshot: &Snapshot, taps: &Taps) {
+    /// Takes what the socket has, up to a limit; whether there were frames.
+    pub(crate) fn run(&mut self, context: &Context, snapshot: &Snapshot, taps: &Taps) -> bool {
+        let mut moved = false;
         for _ in 0..MAX_TRAINS {
             // Errors are "nothing there", or of single datagrams.
-            let Ok(received) = context.socket.receive(&mut self.buf) else { return };
-            self.open_train(context, snapshot, taps, received);
+            let Ok(received) = context.socket.receive(&mut self.buf) else { break };
+            moved |= self.open_train(context, snapshot, taps, received);
         }
+        moved
     }
 
-    fn open_train(&mut self, context: &Context, snapshot: &Snapshot, taps: &Taps, received: Received) {
+    /// Whether there was a frame in it.
+    fn open_train(
+        &mut self,
+        context: &Context,
+        snapshot: &Snapshot,
+        taps: &Taps,
+        received: Received,
+    ) -> bool {
         let Received { len, segment_len, from } = received;
         let mut writer = Writer { context, coalescer: &mut self.coalescer, tap: None };
         let mut current: Option<Opener<'_>> = None;
-        let mut n_datagrams = 0;
+        let (mut n_datagrams, mut moved) = (0, false);
         let mut start = 0;
         while start < len {
             let end = (start + segment_len).min(len);
@@ -101,6 +110,7 @@ impl Ingress {
                         Ok(()) => {
                             opener.frames_len += payload.len() as u64;
                             opener.n_frames += 1;
+                            moved = true;
                             let frame = at + PREFIX_LEN..end - TAG_LEN;
                             let partial = inner.kind == InnerKind::FramePartial;
                             writer.frame(&mut self.buf, taps, inner.network, frame, partial);
@@ -114,6 +124,7 @@ impl Ingress {
         let stats = &context.mailbox.stats;
         add(&stats.trains_received, 1);
         add(&stats.datagrams_received, n_datagrams);
+        moved
     }
 }
 

@@ -25,6 +25,12 @@ impl Events {
         Self { raw: [libc::epoll_event { events: 0, u64: 0 }; Self::CAPACITY], n: 0 }
     }
 
+    /// Whether nothing was ready.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
     /// The tokens of the descriptors that are ready (to read, or broken).
     pub fn tokens(&self) -> impl Iterator<Item = u64> + '_ {
         self.raw.iter().take(self.n).map(|e| e.u64)

@@ -99,9 +99,9 @@ impl Bed {
             run(&format!("ip -n {h} addr add {}/24 dev eth0", bed.underlay_v4(i)))?;
             run(&format!("ip -n {h} addr add {}/64 dev eth0 nodad", bed.underlay_v6(i)))?;
         }
-        for i in 0..2 {
+        for (i, mac) in MACS.into_iter().enumerate() {
             bed.start_router(i)?;
-            bed.overlay(i, "w", "tap", plan.overlay_mtu, MACS[i])?;
+            bed.overlay(i, "w", "tap", plan.overlay_mtu, mac)?;
             bed.publish(i, |_| {});
         }
         Ok(bed)

@@ -159,8 +159,10 @@ fn udp(up: &Up, seconds: u32, len: u32) -> Result<f64> {
 
 /// Median and 99th percentile of the round-trip time, in microseconds.
 fn rtt(up: &Up, seconds: u32) -> Result<(f64, f64)> {
-    let count = seconds * 100;
-    let text = shell::run_in(&up.client, &format!("ping -n -i 0.01 -c {count} {}", up.address))?;
+    // Back to back: with pauses between, it is the processor's sleep that is measured.
+    let count = seconds * 1000;
+    let text =
+        shell::run_in(&up.client, &format!("ping -n -A -w {} -c {count} {}", seconds * 3, up.address))?;
     let mut times: Vec<f64> = text
         .lines()
         .filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse::<f64>().ok())
