@@ -101,7 +101,7 @@ for _ in {1..50}; do
         echo "ready: docker network create --driver=$plugin --attachable my-net"
         exit 0
     fi
-    read -rt 0.2 <> <(:) || true
+    sleep 0.2
 done
 /usr/local/bin/weft status || true
 die "the plugin is enabled but not ready; see the fault above"

@@ -59,7 +59,17 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     Ok(total.failed == 0)
 }
 
+/// What privileged tests call: a program, and the package that has it.
+const PRIVILEGED_NEED: [(&str, &str); 5] = [
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("iptables-nft", "iptables"),
+    ("nft", "nftables"),
+    ("ethtool", "ethtool"),
+];
+
 fn checks_and_tests(total: &mut Count) -> Result<()> {
+    weft_lab::install_missing(&PRIVILEGED_NEED)?;
     let mut step = |name: &str, command: &mut Command| run_step(name, command, total);
     step("fmt", cargo::cargo().args(["fmt", "--all", "--check"]))?;
     step("clippy", cargo::cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny=warnings"]))?;

@@ -4,6 +4,8 @@
 mod crash;
 #[path = "main/exercise.rs"]
 mod exercise;
+#[path = "main/install.rs"]
+mod install;
 #[path = "main/local.rs"]
 mod local;
 #[path = "main/options.rs"]
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
             Scenario::own("no_secret", secret::no_secret),
             Scenario::own("wrong_secret", secret::wrong_secret),
             Scenario::own("bad_settings", settings::bad_settings),
+            Scenario::own("install_script", install::script_installs_and_uninstalls),
             Scenario::own("outside_a_swarm", local::one_host),
             Scenario::own("same_subnet_twice", local::same_subnet_twice),
         ],

@@ -88,8 +88,14 @@ pub(crate) fn dockerd_killed(cluster: &Cluster) -> Result<()> {
     worker.kill_dockerd()?;
     worker.start_dockerd()?;
     cluster.wait_connected()?;
-    wait_until("the restarted container's answer", Duration::from_secs(60), || {
-        manager.exec(&here, &format!("timeout 3 wget -qO- http://{there}")).map(|_| true)
+    // Now and then dockerd gives up on attaching its restarted container, before it hears from the manager, and its own
+    // gossip of names stays broken; neither is weft's. So the container is started if it is not running, and asked by
+    // its address.
+    wait_until("the restarted container's answer", Duration::from_secs(90), || {
+        worker.docker(["start", &there])?;
+        let address = worker.exec(&there, "hostname -i")?;
+        let address = address.split_whitespace().next().context("a container has an address")?;
+        manager.exec(&here, &format!("timeout 3 wget -qO- http://{address}")).map(|_| true)
     })?;
     // dockerd never tells of the endpoint that died: it must go without.
     wait_until("one endpoint for one container", SETTLE, || {

@@ -40,7 +40,13 @@ pub(crate) fn bad_settings(engine: Engine, weft: &Weft) -> Result<()> {
     wait_until("the first daemon", SETTLE, || {
         Ok(host.run(["ss", "-Hlun", "sport = :6783"])?.contains("6783"))
     })?;
-    fails("a port in use", "env STATE_DIR=/tmp/other weft run", &["6783"])?;
+    fails("a second daemon", "env STATE_DIR=/tmp/other weft run", &["weft.sock"])?;
+    // With sockets of its own, as in another container, only the port is shared.
+    fails(
+        "a port in use",
+        "unshare --mount sh -c 'mount -t tmpfs none /run && STATE_DIR=/tmp/other exec weft run'",
+        &["6783"],
+    )?;
     first.signal("TERM")?;
     Ok(())
 }
