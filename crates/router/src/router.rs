@@ -93,7 +93,10 @@ impl Mailbox {
 /// The running workers. Dropping it stops them; TAP devices stay.
 #[derive(Debug)]
 pub struct Router {
+    /// The first one's, through which the node sends.
     socket: Arc<UdpSocket>,
+    /// Every worker's.
+    sockets: Vec<Arc<UdpSocket>>,
     mailboxes: Vec<Arc<Mailbox>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -124,8 +127,8 @@ impl Router {
         let Some(socket) = sockets.first().cloned() else {
             return Err(StartError::Worker(io::ErrorKind::InvalidInput.into()));
         };
-        let mut router = Self { socket, mailboxes: Vec::new(), threads: Mutex::default() };
-        for (index, socket) in sockets.into_iter().enumerate() {
+        let mut router = Self { socket, sockets, mailboxes: Vec::new(), threads: Mutex::default() };
+        for (index, socket) in router.sockets.clone().into_iter().enumerate() {
             // On an error, dropping `router` stops the workers that were started.
             let mailbox = Arc::new(Mailbox {
                 commands: Mutex::default(),
@@ -202,8 +205,9 @@ impl Router {
     #[must_use]
     pub fn stats(&self) -> RouterStats {
         let mut stats = RouterStats::merge(self.mailboxes.iter().map(|m| &m.stats));
-        stats.sends_trains = self.socket.segment_support() != SegmentSupport::Single;
-        stats.receives_trains = self.socket.receives_trains();
+        // Each socket falls back by itself: one that did is worth knowing.
+        stats.sends_trains = self.sockets.iter().all(|s| s.segment_support() != SegmentSupport::Single);
+        stats.receives_trains = self.sockets.iter().all(|s| s.receives_trains());
         stats
     }
 

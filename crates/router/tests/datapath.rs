@@ -143,6 +143,73 @@ fn jumbo_underlay() -> Result<()> {
     whole_path(&Bed::new(Plan { underlay_mtu: 9000, overlay_mtu: 8918, ..Plan::default() })?)
 }
 
+/// Sets `SO_NO_CHECK` on sockets of another process: its number and theirs are the arguments.
+const NO_CHECK: &str = r#"
+    my ($pid, @fds) = @ARGV;
+    my $process = syscall(434, $pid + 0, 0);
+    die "pidfd_open: $!" if $process < 0;
+    for my $fd (@fds) {
+        my $own = syscall(438, $process, $fd + 0, 0);
+        die "pidfd_getfd: $!" if $own < 0;
+        open(my $socket, "+<&=", $own) or die "open: $!";
+        setsockopt($socket, 1, 11, pack("i", 1)) or die "SO_NO_CHECK: $!";
+    }
+"#;
+
+/// Makes the kernel refuse trains (`UDP_SEGMENT`) from the running router of host `i`, as it does by itself where a
+/// device or an IPsec policy is in the way: it cuts none that leave without a checksum.
+fn refuse_trains(bed: &Bed, i: usize) -> Result<()> {
+    let sockets = bed.in_host(i, || -> std::io::Result<String> {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        // A machine without IPv6 has no such file.
+        Ok(read("udp")? + &read("udp6").unwrap_or_default())
+    })??;
+    let port = format!(":{:04X}", bed::PORT);
+    let links: Vec<String> = sockets
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|fields| fields.get(1).is_some_and(|local| local.ends_with(&port)))
+        .filter_map(|fields| Some(format!("socket:[{}]", fields.get(9)?)))
+        .collect();
+    let mut perl = std::process::Command::new("perl");
+    perl.args(["-e", NO_CHECK]).arg(std::process::id().to_string());
+    let mut n = 0;
+    for fd in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        // Other tests' descriptors come and go.
+        let target = std::fs::read_link(fd.path()).unwrap_or_default();
+        if links.iter().any(|link| target.as_os_str() == link.as_str()) {
+            perl.arg(fd.file_name());
+            n += 1;
+        }
+    }
+    ensure!(n > 0, "no socket of {links:?} among this process's");
+    let output = perl.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_kernel_that_refuses_trains_gets_datagrams_and_none_is_lost() -> Result<()> {
+    let bed = Bed::new(Plan { n_workers: 1, ..Plan::default() })?;
+    whole_path(&bed)?;
+    let stats = |i| bed.router(i).stats();
+    ensure!(stats(0).sends_trains && stats(1).sends_trains);
+    // What was sent before the other router was up is missing there.
+    let n_missing = || stats(0).datagrams_sent as i64 - stats(1).datagrams_received as i64;
+    let (n_missing_before, n_sent_before) = (n_missing(), stats(0).datagrams_sent);
+    refuse_trains(&bed, 0)?;
+    whole_path(&bed)?;
+    ensure!(!stats(0).sends_trains, "the fallback is not shown: {:?}", stats(0));
+    ensure!(stats(1).sends_trains, "the other router fell back as well: {:?}", stats(1));
+    ensure!(stats(0).datagrams_sent > n_sent_before + 5000, "{:?}", stats(0));
+    for reason in [DropReason::SendFailed, DropReason::TooLong] {
+        ensure!(stats(0).dropped(reason) == 0, "{:?}", stats(0));
+    }
+    // TCP would hide what was lost while the router found out.
+    eventually("arrival of every datagram", || n_missing() <= n_missing_before)
+}
+
 /// Seals a frame as host 0 would, for host 1.
 fn forged(bed: &Bed, network: NetworkId, from: [u8; 6]) -> Vec<u8> {
     let inner = InnerHeader { kind: InnerKind::Frame, ttl: 1, network }.to_bytes();

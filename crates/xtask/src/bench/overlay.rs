@@ -244,15 +244,7 @@ fn vpncloud(ground: &Ground, mtu: u16) -> Result<(Vec<Background>, u16)> {
     let program = cache.join("bin/vpncloud");
     if !program.exists() {
         let done = std::process::Command::new("cargo")
-            .args([
-                "install",
-                "--quiet",
-                "vpncloud",
-                "--version",
-                VPNCLOUD_VERSION,
-                "--no-default-features",
-                "--root",
-            ])
+            .args(["install", "--quiet", "vpncloud", "--version", VPNCLOUD_VERSION, "--root"])
             .arg(&cache)
             .output()?;
         ensure!(done.status.success(), "cannot build vpncloud: {}", String::from_utf8_lossy(&done.stderr));

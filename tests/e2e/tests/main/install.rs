@@ -34,9 +34,14 @@ pub(crate) fn script_installs_and_uninstalls(engine: Engine, weft: &Weft) -> Res
     ensure!(!refused.success() && refused.stderr.contains("networks use the plugin"), "{refused}");
     host.docker(["rm", "--force", "box"])?;
     host.docker(["network", "rm", "net"])?;
-    wait_until("the script to uninstall", SETTLE, || host.run(["bash", script, "--uninstall"]).map(|_| true))?;
+    wait_until("the script to uninstall", SETTLE, || {
+        host.run(["bash", script, "--uninstall"]).map(|_| true)
+    })?;
     ensure!(host.docker(["plugin", "ls", "--quiet"])?.trim().is_empty(), "the plugin is still there");
-    ensure!(host.sh(&format!("test -f {SECRET} && ! test -e /usr/local/bin/weft")).is_ok(), "secret or program");
+    ensure!(
+        host.sh(&format!("test -f {SECRET} && ! test -e /usr/local/bin/weft")).is_ok(),
+        "secret or program"
+    );
     let left = leftovers(host)?;
     ensure!(left.is_empty(), "left behind: {left}");
 
