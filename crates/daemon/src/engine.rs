@@ -73,7 +73,9 @@ impl Backend for Engine {
             self.0.write(move |store| store.put_network(&written)).await?;
         }
         let up = topology.networks.get(&docker_id).and_then(|n| n.up);
-        let empty_since = Some(std::time::Instant::now());
+        // A repeated call for a network in use must not start the time after which an empty one is taken down.
+        let in_use = topology.endpoints.values().any(|e| e.record.endpoint.network_id == docker_id);
+        let empty_since = (!in_use).then(std::time::Instant::now);
         let network = topology.networks.entry(docker_id).or_insert(Network { record, id, up, empty_since });
         network.empty_since = empty_since;
         let Some(running) = self.0.running.load_full() else { return Ok(()) };

@@ -337,8 +337,7 @@ impl Node {
     }
 
     fn handle_established(&mut self, established: Established, now: Instant) {
-        let Established { role, tag, peer: id, public_key, hello, remote, session: number, send, recv } =
-            established;
+        let Established { role, tag, peer: id, hello, remote, session: number, send, recv, .. } = established;
         let Some(Hello { name }) = Hello::from_bytes(&hello) else {
             self.handshakes.release(number);
             return;
@@ -355,7 +354,6 @@ impl Node {
             seed.peer = Some(id);
         }
         let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, name.clone(), remote, now));
-        peer.public_key = Some(public_key);
         peer.proven = true;
         let renamed = peer.name != name;
         peer.name = name;

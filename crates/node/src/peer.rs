@@ -81,7 +81,6 @@ impl Dial {
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) name: String,
-    pub(crate) public_key: Option<[u8; 32]>,
     pub(crate) dial: Dial,
     /// The session to send on.
     pub(crate) current: Option<u32>,
@@ -103,7 +102,6 @@ impl Peer {
         Self {
             id,
             name,
-            public_key: None,
             dial: Dial::new(address, now),
             current: None,
             last_heard: None,
