@@ -42,6 +42,9 @@ pub(crate) struct BenchArgs {
     /// Drop this many of 1000 datagrams between the hosts, after segmentation, so that each datagram counts
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=500))]
     loss_permille: u16,
+    /// Let this many of 1000 datagrams arrive after those that were sent after them
+    #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=500))]
+    reorder_permille: u16,
     /// Segment in the sender's kernel, as on a link without offloads, though nothing is lost
     #[arg(long)]
     segmented: bool,
@@ -73,7 +76,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let underlay = Underlay {
         mtu: args.mtu,
         loss_permille: args.loss_permille,
-        segmented: args.segmented || args.loss_permille > 0,
+        reorder_permille: args.reorder_permille,
+        segmented: args.segmented || args.loss_permille > 0 || args.reorder_permille > 0,
         offloads: !args.no_offloads,
     };
     let wanted = if args.only.is_empty() { Overlay::ALL.to_vec() } else { args.only.clone() };

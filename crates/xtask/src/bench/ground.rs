@@ -12,6 +12,8 @@ pub(super) struct Underlay {
     pub(super) mtu: u16,
     /// Datagrams of 1000 that are dropped, each way.
     pub(super) loss_permille: u16,
+    /// Datagrams of 1000 that come later than those sent after them, each way.
+    pub(super) reorder_permille: u16,
     /// Senders' kernels segment, receivers' kernels join again (GRO).
     pub(super) segmented: bool,
     /// Offloads of links and containers are on.
@@ -99,16 +101,38 @@ impl Ground {
             shell::run_in(&host, "ethtool -K eth0 tso off gso off tx-udp-segmentation off gro on")?;
         }
         shell::run(&format!("ip -n {middle} link set br0 up"))?;
-        let permille = self.underlay.loss_permille;
-        if permille > 0 {
-            let rules: String = (0..2)
-                .map(|n| {
-                    format!(
-                        "table netdev loss{n} {{ chain c {{ type filter hook ingress device p{n} priority 0; \
-                         ip protocol {{ tcp, udp }} numgen random mod 1000 < {permille} drop; }} }}\n"
-                    )
-                })
-                .collect();
+        self.disturb(&middle)
+    }
+
+    /// Drops some datagrams, and sends some over one link more: they then stand behind in the kernel's queue.
+    fn disturb(&self, middle: &str) -> Result<()> {
+        let Underlay { loss_permille: loss, reorder_permille: late, mtu, .. } = self.underlay;
+        let mut rules = String::new();
+        for n in 0..2 {
+            let mut verdicts = Vec::new();
+            if loss > 0 {
+                verdicts.push(format!("ip protocol {{ tcp, udp }} numgen random mod 1000 < {loss} drop"));
+            }
+            if late > 0 {
+                shell::run(&format!(
+                    "ip -n {middle} link add detour{n} mtu {mtu} up type veth peer name z{n} mtu {mtu}"
+                ))?;
+                shell::run(&format!("ip -n {middle} link set z{n} master br0 up"))?;
+                shell::run(&format!(
+                    "ip -n {middle} link set z{n} type bridge_slave learning off flood off mcast_flood off bcast_flood off"
+                ))?;
+                verdicts.push(format!(
+                    "ip protocol {{ tcp, udp }} numgen random mod 1000 < {late} fwd to \"detour{n}\""
+                ));
+            }
+            if !verdicts.is_empty() {
+                let verdicts = verdicts.join("; ");
+                rules += &format!(
+                    "table netdev disturb{n} {{ chain c {{ type filter hook ingress device p{n} priority 0; {verdicts}; }}; }}\n"
+                );
+            }
+        }
+        if !rules.is_empty() {
             shell::feed(&format!("ip netns exec {middle} nft -f -"), &rules)?;
         }
         Ok(())

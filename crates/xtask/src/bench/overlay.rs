@@ -28,7 +28,7 @@ pub(super) enum Overlay {
     Vxlan,
     /// wireguard-go, its TUN in the container.
     WireguardGo,
-    /// vpncloud, its TAP in the container.
+    /// vpncloud, its TAP behind a bridge.
     Vpncloud,
     /// weft with AES-256-GCM.
     WeftAes,
@@ -251,6 +251,8 @@ fn vpncloud(ground: &Ground, mtu: u16) -> Result<(Vec<Background>, u16)> {
     }
     let mut processes = Vec::new();
     for n in 0..2 {
+        // It finds its own address by the route to some address of the Internet.
+        shell::run(&format!("ip -n {} route add default via {}", ground.host(n), host_address(1 - n)))?;
         let script = format!(
             "exec {} --type tap --mode switch --device vpn0 --listen 3210 --peer {}:3210 --password bench-bench-bench \
              --no-port-forwarding",
@@ -260,7 +262,14 @@ fn vpncloud(ground: &Ground, mtu: u16) -> Result<(Vec<Background>, u16)> {
         processes.push(Background::start(&ground.host(n), &script)?);
     }
     for n in 0..2 {
-        give_link(ground, n, "vpn0", mtu)?;
+        let host = ground.host(n);
+        shell::await_ok("vpncloud's link", START_LIMIT, || {
+            shell::run(&format!("ip -n {host} link show vpn0"))
+        })?;
+        add_bridge(&host, mtu)?;
+        shell::run(&format!("ip -n {host} link set vpn0 mtu {mtu} master br0 up"))?;
+        ground.add_container(n, "c0", mtu)?;
+        shell::run(&format!("ip -n {host} link set c0 master br0"))?;
     }
     Ok((processes, mtu))
 }

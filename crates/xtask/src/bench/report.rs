@@ -155,6 +155,7 @@ impl Report {
                 "seconds": self.seconds,
                 "underlay_mtu": self.underlay.mtu,
                 "loss_permille": self.underlay.loss_permille,
+                "reorder_permille": self.underlay.reorder_permille,
                 "segmented": self.underlay.segmented,
                 "offloads": self.underlay.offloads,
             }
@@ -173,10 +174,13 @@ fn rounded(value: f64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Underlay { mtu, loss_permille, segmented, offloads } = self.underlay;
+        let Underlay { mtu, loss_permille, reorder_permille, segmented, offloads } = self.underlay;
         writeln!(f, "medians of {} rounds of {} s; underlay MTU {mtu}", self.runs, self.seconds)?;
         if segmented {
-            writeln!(f, "datagrams pass one by one, {loss_permille} of 1000 are dropped")?;
+            writeln!(
+                f,
+                "datagrams pass one by one, {loss_permille} of 1000 are dropped, {reorder_permille} come late"
+            )?;
         }
         if !offloads {
             writeln!(f, "offloads are off")?;
