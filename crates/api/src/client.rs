@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{ErrorAnswer, SecretAnswer, SecretRequest, Status};
+use crate::{ErrorAnswer, Order, OrderAnswer, SecretAnswer, SecretRequest, Status};
 
 /// Where the daemon serves the control API, unless it is a managed plugin.
 pub const DEFAULT_SOCKET: &str = "/run/weft/control.sock";
@@ -23,8 +23,8 @@ pub const SOCKET_ENV: &str = "WEFT_SOCKET";
 /// The socket's name in the directory that a managed plugin shares with its host: `/run/docker/plugins/<id>/`.
 pub const PLUGIN_SOCKET_NAME: &str = "weft-control.sock";
 
-/// The longest that a call takes.
-const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// The longest that a call takes; joining waits for another host.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
 /// The longest answer that is read, in bytes: a status with some hundred thousand endpoints.
 const MAX_ANSWER_LEN: usize = 64 << 20;
 
@@ -196,6 +196,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn set_secret(&self, request: &SecretRequest) -> Result<SecretAnswer, ClientError> {
         self.call(Method::POST, "/v1/secret", json(request)?).await
+    }
+
+    /// Has an order carried out.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn order(&self, order: &Order) -> Result<OrderAnswer, ClientError> {
+        self.call(Method::POST, "/v1/orders", json(order)?).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -21,6 +21,16 @@ pub fn render_status(status: &Status) -> String {
             line(&mut out, format_args!("  {}: {problem}", peer_name(peer)));
         }
     }
+    for refused in &status.refused {
+        let (name, address) = (&refused.name, refused.address);
+        line(
+            &mut out,
+            format_args!("  refused: {name} ({}) at {address}: {}", short(&refused.id), refused.reason),
+        );
+    }
+    for judged in status.judged.iter().filter(|j| j.judgement == crate::Judgement::Revoked) {
+        line(&mut out, format_args!("  revoked: {} ({}), on {}", judged.name, short(&judged.id), judged.by));
+    }
     section(&mut out, "NETWORKS", &networks(&status.networks));
     for network in &status.networks {
         for fault in &network.faults {
@@ -80,6 +90,7 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
         "STATE",
         "ADDRESS",
         "PATH",
+        "RTT",
         "SESSION",
         "SEEN",
         "RECEIVED (DATAGRAMS)",
@@ -91,7 +102,11 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
             peer.id.as_deref().map_or_else(dash, short),
             peer.state.to_string(),
             peer.address.map_or_else(dash, |address| address.to_string()),
-            peer.path.map_or_else(dash, |path| path.to_string()),
+            peer.relay.as_ref().map_or_else(
+                || peer.path.map_or_else(dash, |path| path.to_string()),
+                |relay| format!("relay {relay}"),
+            ),
+            peer.rtt_us.map_or_else(dash, |us| format!("{}.{:03} ms", us / 1000, us % 1000)),
             peer.session_age.map_or_else(dash, span),
             peer.last_seen.map_or_else(dash, |seen| format!("{} ago", span(seen))),
             traffic(peer.rx_bytes, peer.rx_datagrams),

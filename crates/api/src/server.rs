@@ -8,10 +8,10 @@ use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
-use crate::{SecretAnswer, SecretRequest, Status};
+use crate::{Order, OrderAnswer, SecretAnswer, SecretRequest, Status};
 
 /// A request body's greatest length in bytes: a secret, and room.
 const MAX_BODY_LEN: usize = 64 << 10;
@@ -60,19 +60,24 @@ pub trait Control: Send + Sync + 'static {
         &self,
         request: SecretRequest,
     ) -> impl Future<Output = Result<SecretAnswer, ControlError>> + Send;
+
+    /// Carries out an order.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    fn order(&self, order: Order) -> impl Future<Output = Result<OrderAnswer, ControlError>> + Send;
 }
+
+const CALLS: &str = "there are GET /v1/status, GET and POST /v1/secret, POST /v1/orders";
 
 /// The control API as an axum router. Whoever can open the socket can ask: give it mode 0600.
 pub fn router<C: Control>(control: Arc<C>) -> Router {
     Router::new()
         .route("/v1/status", get(status::<C>))
         .route("/v1/secret", get(secret::<C>).post(set_secret::<C>))
-        .fallback(async || {
-            error(StatusCode::NOT_FOUND, "no such call: there are GET /v1/status, GET and POST /v1/secret")
-        })
-        .method_not_allowed_fallback(async || {
-            error(StatusCode::METHOD_NOT_ALLOWED, "there are GET /v1/status, GET and POST /v1/secret")
-        })
+        .route("/v1/orders", post(order::<C>))
+        .fallback(async || error(StatusCode::NOT_FOUND, format!("no such call: {CALLS}")))
+        .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, CALLS))
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
         .with_state(control)
 }
@@ -101,7 +106,15 @@ async fn secret<C: Control>(State(control): State<Arc<C>>) -> Response {
     answer(tokio::spawn(async move { control.secret().await }).await)
 }
 
-fn answer(result: Result<Result<SecretAnswer, ControlError>, tokio::task::JoinError>) -> Response {
+async fn order<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let order = match serde_json::from_slice(&body) {
+        Ok(order) => order,
+        Err(problem) => return error(StatusCode::BAD_REQUEST, format!("not an order: {problem}")),
+    };
+    answer(tokio::spawn(async move { control.order(order).await }).await)
+}
+
+fn answer<T: Serialize>(result: Result<Result<T, ControlError>, tokio::task::JoinError>) -> Response {
     match result {
         Ok(Ok(answer)) => Json(answer).into_response(),
         Ok(Err(problem @ ControlError::Refused(_))) => error(StatusCode::UNPROCESSABLE_ENTITY, problem),

@@ -30,6 +30,12 @@ pub struct Status {
     pub faults: Vec<String>,
     /// Every peer that is known, whether it answers or not.
     pub peers: Vec<PeerStatus>,
+    /// Peers that know the secret and were not admitted.
+    #[serde(default)]
+    pub refused: Vec<RefusedStatus>,
+    /// Operators' decisions about peers, also those made on other hosts.
+    #[serde(default)]
+    pub judged: Vec<JudgedStatus>,
     /// The networks on this host.
     pub networks: Vec<NetworkStatus>,
     /// The endpoints on the networks of this host, wherever they are.
@@ -96,6 +102,12 @@ pub struct PeerStatus {
     pub address: Option<SocketAddr>,
     /// `None` without a session.
     pub path: Option<PathKind>,
+    /// Name of the peer that forwards to it; `None` on a direct path.
+    #[serde(default)]
+    pub relay: Option<String>,
+    /// Smoothed round trip to it in microseconds, of pings inside the session.
+    #[serde(default)]
+    pub rtt_us: Option<u64>,
     /// Since the handshake.
     #[serde(rename = "session_age_s", with = "seconds")]
     pub session_age: Option<Duration>,
@@ -112,6 +124,34 @@ pub struct PeerStatus {
     pub last_seen: Option<Duration>,
     /// What is wrong, and what to check; one line.
     pub problem: Option<String>,
+}
+
+/// A peer that was not admitted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// What it calls itself.
+    pub name: String,
+    /// Where it came from.
+    pub address: SocketAddr,
+    /// Why, and what to do about it; one line.
+    pub reason: String,
+}
+
+/// A decision about a peer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JudgedStatus {
+    /// 32 hexadecimal digits.
+    pub id: String,
+    /// Its name; empty when it was not known.
+    pub name: String,
+    /// What was decided.
+    pub judgement: crate::Judgement,
+    /// On which host.
+    pub by: String,
+    /// When, in milliseconds since 1970.
+    pub at_ms: u64,
 }
 
 /// One network on this host.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::net::UnixListener;
 use weft_api::{
-    Client, ClientError, Control, ControlError, DiscoverError, PLUGIN_SOCKET_NAME, SearchPlaces, Secret,
-    SecretAnswer, SecretRequest, Status, router,
+    Client, ClientError, Control, ControlError, DiscoverError, Order, OrderAnswer, PLUGIN_SOCKET_NAME,
+    SearchPlaces, Secret, SecretAnswer, SecretRequest, Status, router,
 };
 
 #[derive(Default)]
@@ -26,6 +26,8 @@ impl Control for Daemon {
             ready: true,
             faults: Vec::new(),
             peers: Vec::new(),
+            refused: Vec::new(),
+            judged: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
             counters: [].into(),
@@ -49,6 +51,13 @@ impl Control for Daemon {
         };
         *self.secret.lock().unwrap() = Some(secret);
         Ok(SecretAnswer { fingerprint: "7c1f".to_owned(), secret: told })
+    }
+
+    async fn order(&self, order: Order) -> Result<OrderAnswer, ControlError> {
+        match order {
+            Order::PreferSecret => Ok(OrderAnswer { text: "preferred".to_owned(), ..OrderAnswer::default() }),
+            _ => Err(ControlError::Refused("not that".into())),
+        }
     }
 }
 
@@ -80,6 +89,9 @@ async fn calls_over_a_socket() {
         client.set_secret(&SecretRequest::Join(Secret::new("long enough".to_owned()))).await.unwrap();
     assert_eq!(joined.secret, None);
     assert_eq!(client.status().await.unwrap().secret_fingerprint.as_deref(), Some("7c1f"));
+    assert_eq!(client.order(&Order::PreferSecret).await.unwrap().text, "preferred");
+    let refused = client.order(&Order::AddedSecret).await;
+    assert!(matches!(refused, Err(ClientError::Refused(text)) if text == "not that"));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -23,7 +24,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the daemon
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Show peers, networks, endpoints and counters
     #[command(
         after_help = "Examples:\n  weft status\n  weft status --json | jq .peers\n\nExit status: 0 when the daemon carries traffic, 1 when it does not or cannot be reached."
@@ -42,7 +43,47 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Show the cluster secret, or set the one of another host
+    /// Make a token by which another host can join this one's cluster
+    #[command(
+        after_help = "Example:\n  weft token                   prints the token; on the new host: weft join THIS-HOST TOKEN\n  weft token --uses 5 --ttl 10m"
+    )]
+    Token {
+        /// How long it is good: 90s, 10m, 1h, at most 24h
+        #[arg(long, default_value = "1h", value_name = "TIME", value_parser = parse_span)]
+        ttl: Duration,
+        /// How many hosts may use it
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+        uses: u32,
+    },
+    /// Join the cluster of another host by a token that `weft token` printed there
+    #[command(
+        after_help = "Examples:\n  weft join host1 weft-token-0123…\n  ssh host1 weft token | weft join host1 -\n\nThe token is visible in the process list while this runs; `-` reads it from standard input."
+    )]
+    Join {
+        /// The other host, HOST or HOST:PORT
+        host: String,
+        /// The token; `-` reads it from standard input
+        token: String,
+    },
+    /// Shut a peer out of all hosts at once, and for good
+    #[command(
+        after_help = "Example:\n  weft revoke host7\n\nA peer is named by its name, its id, or the begin of its id. It still knows the cluster secret: rotate it."
+    )]
+    Revoke {
+        /// Name, id, or the begin of the id
+        peer: String,
+    },
+    /// Take a revocation back
+    Allow {
+        /// Name, id, or the begin of the id
+        peer: String,
+    },
+    /// Forget a peer's name and addresses: for one that is gone for good, or was set up anew
+    Forget {
+        /// Name, id, or the begin of the id
+        peer: String,
+    },
+    /// Show the cluster secret, set the one of another host, or rotate it
     #[command(subcommand)]
     Secret(SecretCommand),
 }
@@ -50,13 +91,41 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCommand {
     /// Print the secret, to give it to another host: whoever has it can join
-    Show,
+    Show {
+        /// The one that a rotation has added
+        #[arg(long)]
+        next: bool,
+    },
+    /// Change the secret without interruption: `add` on every host, then `prefer`, then `drop`
+    #[command(subcommand)]
+    Rotate(RotateCommand),
     /// Read the secret from a file or standard input and hand it to the daemon
     #[command(after_help = "Example:\n  weft secret show | ssh host2 weft secret set")]
     Set {
         /// File to read; standard input if absent
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RotateCommand {
+    /// Accept a new secret beside the present one; makes it if none is given
+    #[command(
+        after_help = "Example, on every host but the first:\n  ssh host1 weft secret show --next | weft secret rotate add --file -"
+    )]
+    Add {
+        /// File with the secret that another host has added; `-` for standard input
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
+    /// Begin handshakes with the new secret, once every host accepts it
+    Prefer,
+    /// Accept the old secret no longer, once every host prefers the new one
+    Drop {
+        /// Although a peer still needs it
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -90,6 +159,19 @@ pub(crate) struct RunArgs {
     /// Worker threads, 1 to 15; one per core, at most four, if empty
     #[arg(long, env = "WORKERS", value_parser = parse_workers, default_value = "")]
     pub(crate) workers: Optional<usize>,
+    /// Whom to admit of those that know the secret: secret (everyone), allowlist
+    #[arg(long, env = "ADMISSION", default_value = "secret")]
+    pub(crate) admission: String,
+    /// File with the ids of the peers to admit, one a line; read again when it changes [default: /etc/weft/allowlist;
+    /// in the plugin the mount `allowlist`]
+    #[arg(long, env = "ALLOWLIST_FILE")]
+    pub(crate) allowlist_file: Option<PathBuf>,
+    /// Age at which a session in use is replaced; for tests
+    #[arg(long, env = "REKEY_AFTER", hide = true, value_parser = parse_span)]
+    pub(crate) rekey_after: Option<Duration>,
+    /// Give up, at the start, access to files and system calls that are never needed (Landlock, seccomp)
+    #[arg(long, env = "CONFINE", default_value = "on", value_enum)]
+    pub(crate) confine: Switch,
     /// File with the cluster secret [default: /etc/weft/secret; in the plugin the mount `secret`]
     #[arg(long, env = "SECRET_FILE")]
     pub(crate) secret_file: Option<PathBuf>,
@@ -109,6 +191,29 @@ fn parse_optional<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> R
     text.parse().map(|value| Optional(Some(value))).map_err(|error: T::Err| error.to_string())
 }
 
+/// On or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Switch {
+    /// Yes.
+    On,
+    /// No.
+    Off,
+}
+
+/// Reads 90s, 10m or 1h.
+fn parse_span(text: &str) -> Result<Duration, String> {
+    let bad = || format!("`{text}` is not a time like 90s, 10m or 1h");
+    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(bad)?;
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let unit = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        _ => return Err(bad()),
+    };
+    number.checked_mul(unit).filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(bad)
+}
+
 fn parse_workers(text: &str) -> Result<Optional<usize>, String> {
     match parse_optional(text)? {
         Optional(Some(n)) if !(1..=15).contains(&n) => Err("1 to 15 workers are possible".to_owned()),
@@ -124,6 +229,15 @@ mod tests {
     #[test]
     fn the_grammar_is_sound() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn spans_have_a_unit() {
+        assert_eq!(parse_span("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_span("2h"), Ok(Duration::from_secs(7200)));
+        for bad in ["", "s", "0s", "5", "5d", "-1s", "18446744073709551615h", "1é"] {
+            assert!(parse_span(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -5,10 +5,12 @@ mod daemon;
 mod secret;
 mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use args::{Args, Command, SecretCommand};
 use clap::Parser;
+use weft_api::{Judgement, Order};
 
 fn main() -> ExitCode {
     let result = match Args::try_parse() {
@@ -39,9 +41,19 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Run(run) => daemon::run(&run),
         Command::Status { json } => block_on(status::status(socket, json)),
         Command::Init { out } => block_on(secret::init(socket, out)),
-        Command::Secret(SecretCommand::Show) => block_on(secret::show(socket)),
+        Command::Token { ttl, uses } => block_on(secret::token(socket, ttl, uses)),
+        Command::Join { host, token } => block_on(secret::join(socket, host, token)),
+        Command::Revoke { peer } => block_on(judge(socket, peer, Judgement::Revoked)),
+        Command::Allow { peer } => block_on(judge(socket, peer, Judgement::Allowed)),
+        Command::Forget { peer } => block_on(judge(socket, peer, Judgement::Forgotten)),
+        Command::Secret(SecretCommand::Show { next }) => block_on(secret::show(socket, next)),
+        Command::Secret(SecretCommand::Rotate(step)) => block_on(secret::rotate(socket, step)),
         Command::Secret(SecretCommand::Set { file }) => block_on(secret::set(socket, file)),
     }
+}
+
+async fn judge(socket: Option<PathBuf>, peer: String, judgement: Judgement) -> anyhow::Result<ExitCode> {
+    secret::carry_out(socket, &Order::Judge { peer, judgement }).await
 }
 
 /// Commands wait for one answer; a thread is enough.

@@ -6,16 +6,16 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 use weft_api::{
-    Control, ControlError, EndpointStatus, NetworkStatus, PathKind, PeerState, PeerStatus, Secret,
-    SecretAnswer, SecretRequest, Status,
+    Control, ControlError, EndpointStatus, JudgedStatus, NetworkStatus, Order, OrderAnswer, PathKind,
+    PeerState, PeerStatus, RefusedStatus, Secret, SecretAnswer, SecretRequest, Status,
 };
 use weft_netlink::names;
-use weft_node::{PathState, PeerReport, RemoteEndpoint};
+use weft_node::{Judgement, PathState, PeerReport, Refusal, RefusedPeer, RemoteEndpoint, Verdict};
 use weft_noise::ClusterSecret;
 use weft_wire::{NetworkId, PeerId};
 
 use crate::core::{Core, Running, Topology};
-use crate::run::secret;
+use crate::run::secrets;
 
 /// What can be wrong with a peer that does not answer. Strangers get no answer, so it cannot be known which it is.
 fn no_answer(port: u16) -> String {
@@ -33,6 +33,15 @@ struct NodeView {
     id: PeerId,
     peers: Vec<PeerReport>,
     remote: Vec<RemoteEndpoint>,
+    refused: Vec<RefusedPeer>,
+    verdicts: Vec<Verdict>,
+}
+
+impl NodeView {
+    fn name_of(&self, id: PeerId) -> String {
+        let known = self.peers.iter().find(|p| p.id == Some(id)).map(|p| p.name.clone());
+        known.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string())
+    }
 }
 
 impl Control for Controls {
@@ -51,8 +60,15 @@ impl Control for Controls {
             suite: core.settings.suite.to_string(),
             secret_fingerprint: running.as_ref().map(|r| r.fingerprint.clone()),
             ready: running.is_some(),
-            faults: core.faults().into_iter().chain(core.firewall_fault()).collect(),
+            faults: core
+                .faults()
+                .into_iter()
+                .chain(core.firewall_fault())
+                .chain(core.guard_fault())
+                .collect(),
             peers: Vec::new(),
+            refused: Vec::new(),
+            judged: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
             counters: BTreeMap::new(),
@@ -63,17 +79,48 @@ impl Control for Controls {
             status.drops = stats.drops.iter().map(|(reason, n)| (reason.name().to_owned(), *n)).collect();
             status.counters = counters(&stats);
         }
+        if let Ok(drops) = core.links.guard_drops().await {
+            let mut add = |name: &str, n: u64| *status.drops.entry(name.to_owned()).or_default() += n;
+            for (_, drops) in drops {
+                add("container_mac", drops.mac);
+                add("container_arp", drops.arp);
+                add("container_ip", drops.ip);
+                add("container_other", drops.other);
+            }
+        }
         let topology = core.topology.read().await;
-        let view = view.unwrap_or(NodeView { id: PeerId([0; 16]), peers: Vec::new(), remote: Vec::new() });
-        status.peers = view.peers.iter().map(|peer| peer_status(peer, core.settings.port)).collect();
+        let Some(view) = view else {
+            let nothing = NodeView {
+                id: PeerId([0; 16]),
+                peers: Vec::new(),
+                remote: Vec::new(),
+                refused: Vec::new(),
+                verdicts: Vec::new(),
+            };
+            status.networks = networks(&topology, &nothing);
+            status.endpoints = endpoints(&topology, &nothing, &status.name);
+            return status;
+        };
+        status.peers = view.peers.iter().map(|peer| peer_status(peer, &view, core.settings.port)).collect();
+        status.refused = view.refused.iter().map(|peer| refused_status(peer, &view)).collect();
+        status.judged = view.verdicts.iter().map(|verdict| judged_status(verdict, &view)).collect();
+        if let Some(verdict) = view.verdicts.iter().find(|v| v.peer == view.id)
+            && verdict.judgement == Judgement::Revoked
+        {
+            status.faults.push(format!(
+                "this host was revoked on {}: if that was wrong, `weft allow {}` there",
+                view.name_of(verdict.by),
+                status.name
+            ));
+        }
         status.networks = networks(&topology, &view);
         status.endpoints = endpoints(&topology, &view, &status.name);
         status
     }
 
     async fn secret(&self) -> Result<SecretAnswer, ControlError> {
-        let known = secret(&self.0).await.map_err(|error| ControlError::Failed(error.into()))?;
-        let known = known.ok_or_else(|| ControlError::Refused(crate::run::NO_SECRET.into()))?;
+        let known = secrets(&self.0).await.map_err(|error| ControlError::Failed(error.into()))?;
+        let known = known.first().ok_or_else(|| ControlError::Refused(crate::run::NO_SECRET.into()))?;
         Ok(SecretAnswer {
             fingerprint: known.fingerprint(),
             secret: Some(Secret::new(known.to_text().to_string())),
@@ -90,9 +137,9 @@ impl Control for Controls {
                 file.display()
             )));
         }
-        let current = secret(core).await.map_err(|error| ControlError::Failed(error.into()))?;
+        let current = secrets(core).await.map_err(|error| ControlError::Failed(error.into()))?;
         let (new, generated) = match request {
-            SecretRequest::Generate if current.is_some() => {
+            SecretRequest::Generate if !current.is_empty() => {
                 return Err(refused(
                     "this host has a cluster secret already: `weft secret show` prints it for the other hosts".to_owned(),
                 ));
@@ -105,7 +152,7 @@ impl Control for Controls {
             }
         };
         let written = new.clone();
-        core.write(move |store| store.set_secret(&written))
+        core.write(move |store| store.set_secrets(&[written]))
             .await
             .map_err(|error| ControlError::Failed(error.into()))?;
         let fingerprint = new.fingerprint();
@@ -113,6 +160,10 @@ impl Control for Controls {
         core.retry.notify_one();
         let secret = generated.then(|| Secret::new(new.to_text().to_string()));
         Ok(SecretAnswer { fingerprint, secret })
+    }
+
+    async fn order(&self, order: Order) -> Result<OrderAnswer, ControlError> {
+        crate::orders::carry_out(&self.0, order).await
     }
 }
 
@@ -123,6 +174,8 @@ async fn view(running: &Running) -> Option<NodeView> {
             id: node.id(),
             peers: node.peer_reports(now),
             remote: node.remote_endpoints(),
+            refused: node.refused().cloned().collect(),
+            verdicts: node.verdicts().cloned().collect(),
         })
         .await
 }
@@ -143,27 +196,80 @@ fn counters(stats: &weft_router::RouterStats) -> BTreeMap<String, u64> {
     .collect()
 }
 
-fn peer_status(peer: &PeerReport, port: u16) -> PeerStatus {
+fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> PeerStatus {
     let load = |pick: fn(&weft_dataplane::PeerCounters) -> &std::sync::atomic::AtomicU64| {
         peer.counters.as_ref().map_or(0, |c| pick(c).load(Ordering::Relaxed))
+    };
+    let state = match (peer.state, peer.relay) {
+        (PathState::Up, _) | (PathState::Cut, Some(_)) => PeerState::Connected,
+        (PathState::Connecting, _) => PeerState::Connecting,
+        (PathState::Cut, None) | (PathState::NoAnswer, _) => PeerState::Down,
+    };
+    let path = match peer.state {
+        PathState::Up => Some(PathKind::Direct),
+        PathState::Cut => peer.relay.map(|_| PathKind::Relay),
+        PathState::Connecting | PathState::NoAnswer => None,
+    };
+    let problem = match (&peer.refused_us, peer.state) {
+        (Some(reason), _) => Some(refuses_us(reason, view)),
+        (None, PathState::NoAnswer) => Some(no_answer(port)),
+        (None, PathState::Cut) => Some(format!(
+            "alive, as other hosts say, but does not answer this one: check that UDP port {port} is open both ways"
+        )),
+        (None, PathState::Up | PathState::Connecting) => None,
     };
     PeerStatus {
         id: peer.id.map(|id| id.to_string()),
         name: Some(peer.name.clone()).filter(|name| !name.is_empty()),
-        state: match peer.state {
-            PathState::Up => PeerState::Connected,
-            PathState::Connecting => PeerState::Connecting,
-            PathState::NoAnswer => PeerState::Down,
-        },
-        address: Some(peer.address),
-        path: (peer.state == PathState::Up).then_some(PathKind::Direct),
+        state,
+        address: peer.address,
+        path,
+        relay: peer.relay.map(|relay| view.name_of(relay)),
+        rtt_us: peer.rtt.and_then(|rtt| rtt.as_micros().try_into().ok()),
         session_age: peer.session_age,
         rx_bytes: load(|c| &c.received_len),
         tx_bytes: load(|c| &c.sent_len),
         rx_datagrams: load(|c| &c.n_received),
         tx_datagrams: load(|c| &c.n_sent),
         last_seen: peer.silent_for,
-        problem: (peer.state == PathState::NoAnswer).then(|| no_answer(port)),
+        problem,
+    }
+}
+
+fn refuses_us(reason: &Refusal, view: &NodeView) -> String {
+    match reason {
+        Refusal::NotAllowed => {
+            format!("refuses this host: its allowlist lacks this host's id, {}", view.id)
+        }
+        Refusal::NameTaken { keeper } => format!(
+            "refuses this host: the name belongs to {keeper} there; if that was this host before its state was lost, run \
+             `weft forget {keeper}` there, else set another NAME here"
+        ),
+    }
+}
+
+fn refused_status(peer: &RefusedPeer, view: &NodeView) -> RefusedStatus {
+    let reason = match &peer.reason {
+        Refusal::NotAllowed => "not on the allowlist: add its id to ALLOWLIST_FILE to admit it".to_owned(),
+        Refusal::NameTaken { keeper } => format!(
+            "the name belongs to {}: if that host was set up anew, `weft forget {keeper}`, else give this one another NAME",
+            view.name_of(*keeper)
+        ),
+    };
+    RefusedStatus { id: peer.id.to_string(), name: peer.name.clone(), address: peer.address, reason }
+}
+
+fn judged_status(verdict: &Verdict, view: &NodeView) -> JudgedStatus {
+    JudgedStatus {
+        id: verdict.peer.to_string(),
+        name: verdict.name.clone(),
+        judgement: match verdict.judgement {
+            Judgement::Revoked => weft_api::Judgement::Revoked,
+            Judgement::Allowed => weft_api::Judgement::Allowed,
+            Judgement::Forgotten => weft_api::Judgement::Forgotten,
+        },
+        by: if verdict.by == view.id { "this host".to_owned() } else { view.name_of(verdict.by) },
+        at_ms: verdict.stamp,
     }
 }
 
@@ -185,7 +291,7 @@ fn networks(topology: &Topology, view: &NodeView) -> Vec<NetworkStatus> {
             bridge: network.up.map(|_| names::bridge_name(network.id)),
             peers: view.peers.iter().filter(on_it).map(|p| p.name.clone()).collect(),
             n_local_endpoints: local_endpoints(topology, docker_id).count(),
-            n_remote_endpoints: view.remote.iter().filter(|e| e.record.network == network.id).count(),
+            n_remote_endpoints: view.remote.iter().filter(|e| e.network == network.id).count(),
             faults: options.faults.iter().map(ToString::to_string).chain(clamped).collect(),
         }
     };
@@ -216,10 +322,10 @@ fn endpoints(topology: &Topology, view: &NodeView, name: &str) -> Vec<EndpointSt
     });
     let remote = view.remote.iter().filter_map(|endpoint| {
         Some(EndpointStatus {
-            id: endpoint.record.id.to_string(),
-            network: docker_id(endpoint.record.network)?,
-            mac: endpoint.record.mac.to_string(),
-            addresses: endpoint.record.addresses.clone(),
+            id: endpoint.id.clone(),
+            network: docker_id(endpoint.network)?,
+            mac: endpoint.mac.to_string(),
+            addresses: endpoint.addresses.clone(),
             host: endpoint.peer_name.clone(),
             local: false,
         })

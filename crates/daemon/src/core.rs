@@ -6,18 +6,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, RwLock};
+use tokio::sync::{Notify, RwLock, oneshot};
 use tracing::{info, warn};
 use weft_driver::{BackendError, EndpointRecord, NetworkRecord};
-use weft_netlink::{EndpointSpec, ForwardRules, Links, NetworkSpec, names};
+use weft_netlink::{EndpointSpec, ForwardRules, GuardState, Links, NetworkSpec, names};
 use weft_node::LocalNetwork;
+use weft_noise::ClusterSecret;
 use weft_router::Router;
 use weft_wire::{
     AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_OVERLAY_MTU, NetworkId, overhead, overlay_mtu,
 };
 
 use crate::node_task::NodeHandle;
-use crate::settings::Settings;
+use crate::settings::{PeerAddress, Settings};
 use crate::store::{Store, StoreError};
 
 /// Links of a network without endpoints are removed after this long. dockerd deletes a network when its last
@@ -28,7 +29,17 @@ pub(crate) const EMPTY_NETWORK_HOLD: Duration = Duration::from_secs(60);
 pub(crate) struct Running {
     pub(crate) node: NodeHandle,
     pub(crate) router: Arc<Router>,
+    /// Of the preferred secret.
     pub(crate) fingerprint: String,
+}
+
+/// A wish to join a cluster by a token.
+pub(crate) struct JoinWish {
+    /// The host that gave the token, as it was typed.
+    pub(crate) host: PeerAddress,
+    pub(crate) token: ClusterSecret,
+    /// Is told the secret's fingerprint, or why not.
+    pub(crate) done: oneshot::Sender<Result<String, String>>,
 }
 
 /// A network that Docker created.
@@ -38,6 +49,22 @@ pub(crate) struct Network {
     /// MTU of its links; `None` while it has none.
     pub(crate) up: Option<u16>,
     pub(crate) empty_since: Option<Instant>,
+}
+
+/// What an endpoint must know of its network, whose links are there.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    network: NetworkId,
+    overlay_mtu: u16,
+    spoof_check: bool,
+}
+
+impl Network {
+    /// `None` while it has no links.
+    pub(crate) fn place(&self) -> Option<Place> {
+        let spoof_check = self.record.network.options.spoof_check.is_on();
+        Some(Place { network: self.id, overlay_mtu: self.up?, spoof_check })
+    }
 }
 
 /// An endpoint that Docker created.
@@ -79,8 +106,11 @@ pub(crate) struct Core {
     /// The address that Docker says this host advertises.
     advertised: Mutex<Option<IpAddr>>,
     firewall_fault: Mutex<Option<String>>,
+    guard_fault: Mutex<Option<String>>,
     /// Addresses of hosts that Docker told of.
     discovered: Mutex<BTreeSet<SocketAddr>>,
+    /// To be carried out by the task that starts the daemon, while there is no secret.
+    pub(crate) join: Mutex<Option<JoinWish>>,
     /// A secret was handed over, or something else changed that is worth another try.
     pub(crate) retry: Notify,
 }
@@ -112,7 +142,9 @@ impl Core {
             faults: Mutex::new(vec!["weft is starting; try again in a moment".to_owned()]),
             advertised: Mutex::new(None),
             firewall_fault: Mutex::default(),
+            guard_fault: Mutex::default(),
             discovered: Mutex::default(),
+            join: Mutex::default(),
             retry: Notify::new(),
         })
     }
@@ -133,8 +165,20 @@ impl Core {
         *self.faults.lock().unwrap_or_else(PoisonError::into_inner) = faults;
     }
 
-    pub(crate) fn set_advertised(&self, address: IpAddr) {
-        *self.advertised.lock().unwrap_or_else(PoisonError::into_inner) = Some(address);
+    /// Takes in the address that Docker says this host advertises.
+    pub(crate) async fn set_advertised(&self, address: IpAddr) {
+        let last = self.advertised.lock().unwrap_or_else(PoisonError::into_inner).replace(address);
+        if last != Some(address)
+            && let Some(running) = self.running.load_full()
+        {
+            let addresses = self.addresses();
+            running.node.call(move |node, now| node.set_addresses(addresses, now)).await;
+        }
+    }
+
+    /// Where others reach this host, as far as settings and Docker tell.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.advertised().map(|ip| SocketAddr::new(ip, self.settings.port)).into_iter().collect()
     }
 
     fn advertised(&self) -> Option<IpAddr> {
@@ -178,6 +222,47 @@ impl Core {
             }
             *last = fault;
         }
+    }
+
+    /// Sees to it that every endpoint on this host can send from its own addresses only, and reads what was dropped.
+    pub(crate) async fn guard_endpoints(&self) {
+        let specs: Vec<EndpointSpec> = {
+            let topology = self.topology.read().await;
+            let endpoints = topology.endpoints.values().filter_map(|endpoint| {
+                let network = topology.networks.get(&endpoint.record.endpoint.network_id)?;
+                Some(spec_of(network.place()?, &endpoint.record))
+            });
+            endpoints.collect()
+        };
+        let fault = match self.links.ensure_guards(&specs).await {
+            Ok(report) => {
+                if report.n_restored > 0 {
+                    warn!(
+                        n_endpoints = report.n_restored,
+                        "rules against spoofing were missing and are restored"
+                    );
+                }
+                match self.links.guard_state() {
+                    GuardState::Lacking { reason } => {
+                        Some(format!("containers of one host can take each other's addresses: {reason}"))
+                    }
+                    _ => None,
+                }
+            }
+            Err(error) => Some(format!("rules against spoofing are not in place: {error}")),
+        };
+        let mut last = self.guard_fault.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last != fault {
+            if let Some(fault) = &fault {
+                warn!("{fault}");
+            }
+            *last = fault;
+        }
+    }
+
+    /// What is wrong with the rules against spoofing, if anything.
+    pub(crate) fn guard_fault(&self) -> Option<String> {
+        self.guard_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What is wrong with the firewall's rules, if anything.
@@ -255,8 +340,14 @@ impl Core {
             }
             return Err(error);
         }
-        let local = LocalNetwork { id: spec.id, overlay_mtu };
-        running.node.call(move |node, _| node.join_network(local)).await;
+        let options = &network.record.network.options;
+        let local = LocalNetwork {
+            id: spec.id,
+            overlay_mtu,
+            spoof_check: options.spoof_check.is_on(),
+            multicast: options.multicast.is_on(),
+        };
+        running.node.call(move |node, now| node.join_network(local, now)).await;
         network.up = Some(overlay_mtu);
         info!(network = %spec.docker_id, bridge = %names::bridge_name(spec.id), overlay_mtu, "network up");
         Ok(())
@@ -273,7 +364,7 @@ impl Core {
     pub(crate) async fn take_down(&self, network: &mut Network) -> Result<(), BackendError> {
         if let Some(running) = self.running.load_full() {
             let id = network.id;
-            running.node.call(move |node, _| node.leave_network(id)).await;
+            running.node.call(move |node, now| node.leave_network(id, now)).await;
             running.router.detach(id);
         }
         let removed = self.links.remove_network(network.id).await.map_err(failed);
@@ -285,21 +376,12 @@ impl Core {
     pub(crate) async fn connect(
         &self,
         running: &Running,
-        network: NetworkId,
-        overlay_mtu: u16,
+        place: Place,
         record: &EndpointRecord,
     ) -> Result<(), BackendError> {
-        let endpoint = &record.endpoint;
-        let spec = EndpointSpec {
-            id: EndpointId(endpoint.endpoint_id.clone()),
-            network,
-            docker_network_id: endpoint.network_id.clone(),
-            mac: endpoint.mac,
-            overlay_mtu,
-        };
-        self.links.ensure_endpoint(&spec).await.map_err(failed)?;
-        let announced = announcement(network, record);
-        running.node.call(move |node, _| node.set_endpoint(announced)).await;
+        self.links.ensure_endpoint(&spec_of(place, record)).await.map_err(failed)?;
+        let announced = announcement(place.network, record);
+        running.node.call(move |node, now| node.set_endpoint(announced, now)).await;
         Ok(())
     }
 
@@ -321,7 +403,7 @@ impl Core {
         let id = EndpointId(endpoint_id.to_owned());
         if let Some(running) = self.running.load_full() {
             let id = id.clone();
-            running.node.call(move |node, _| node.remove_endpoint(&id)).await;
+            running.node.call(move |node, now| node.remove_endpoint(&id, now)).await;
         }
         self.links.remove_endpoint(&id).await.map_err(failed)
     }
@@ -338,14 +420,32 @@ pub(crate) fn wire_id(record: &NetworkRecord) -> NetworkId {
 
 fn announcement(network: NetworkId, record: &EndpointRecord) -> weft_node::EndpointRecord {
     let endpoint = &record.endpoint;
-    let v4 = endpoint.address.map(|a| IpAddr::V4(a.addr()));
-    let v6 = endpoint.address_v6.map(|a| IpAddr::V6(a.addr()));
     weft_node::EndpointRecord {
         id: EndpointId(endpoint.endpoint_id.clone()),
         network,
         mac: endpoint.mac,
-        addresses: v4.into_iter().chain(v6).collect(),
+        addresses: addresses_of(record),
     }
+}
+
+fn spec_of(place: Place, record: &EndpointRecord) -> EndpointSpec {
+    let endpoint = &record.endpoint;
+    EndpointSpec {
+        id: EndpointId(endpoint.endpoint_id.clone()),
+        network: place.network,
+        docker_network_id: endpoint.network_id.clone(),
+        mac: endpoint.mac,
+        addresses: addresses_of(record),
+        spoof_check: place.spoof_check,
+        overlay_mtu: place.overlay_mtu,
+    }
+}
+
+/// The IP addresses that Docker gave an endpoint.
+pub(crate) fn addresses_of(record: &EndpointRecord) -> Vec<IpAddr> {
+    let endpoint = &record.endpoint;
+    let v4 = endpoint.address.map(|a| IpAddr::V4(a.addr()));
+    v4.into_iter().chain(endpoint.address_v6.map(|a| IpAddr::V6(a.addr()))).collect()
 }
 
 pub(crate) fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> BackendError {

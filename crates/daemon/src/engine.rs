@@ -123,7 +123,7 @@ impl Backend for Engine {
             let was_up = network.up.is_some();
             self.0.bring_up(&running, network).await?;
             network.empty_since = None;
-            let up = network.up.map(|mtu| (network.id, mtu));
+            let up = network.place();
             let endpoint = Endpoint { record: record.clone(), unclaimed_since: None };
             topology.endpoints.entry(endpoint_id.clone()).or_insert(endpoint);
             drop(topology);
@@ -132,13 +132,13 @@ impl Backend for Engine {
             }
             up
         };
-        let Some((network, overlay_mtu)) = up else {
+        let Some(place) = up else {
             return Err(failed("the network's links were removed meanwhile"));
         };
         let written = record.clone();
         let stored = self.0.write(move |store| store.put_endpoint(&written)).await;
         let made = match stored {
-            Ok(()) => self.0.connect(&running, network, overlay_mtu, &record).await,
+            Ok(()) => self.0.connect(&running, place, &record).await,
             Err(error) => Err(error),
         };
         if let Err(error) = made {
@@ -177,22 +177,22 @@ impl Backend for Engine {
             network_id: request.network_id.clone(),
             endpoint_id: request.endpoint_id.clone(),
         };
-        let (record, network, up) = {
+        let (record, place) = {
             let mut topology = self.0.topology.write().await;
             let network = topology.networks.get(&request.network_id);
             let network = network.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
-            let (id, up) = (network.id, network.up);
+            let place = network.place();
             let endpoint = topology.endpoints.get_mut(&request.endpoint_id).ok_or_else(unknown)?;
             if endpoint.record.endpoint.network_id != request.network_id {
                 return Err(unknown());
             }
             endpoint.record.sandbox_key = Some(request.sandbox_key.clone());
             endpoint.unclaimed_since = None;
-            (endpoint.record.clone(), id, up)
+            (endpoint.record.clone(), place)
         };
-        let overlay_mtu = up.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
+        let place = place.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
         // Makes sure that the links are there still: the daemon may have been away since CreateEndpoint.
-        self.0.connect(&running, network, overlay_mtu, &record).await?;
+        self.0.connect(&running, place, &record).await?;
         self.0.write(move |store| store.put_endpoint(&record)).await?;
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
         Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned() })
@@ -210,7 +210,7 @@ impl Backend for Engine {
 
     async fn discover_new(&self, node: NodeDiscovery) -> Result<(), BackendError> {
         if node.self_ {
-            self.0.set_advertised(node.address);
+            self.0.set_advertised(node.address).await;
             return Ok(());
         }
         let seed = SocketAddr::new(node.address, self.0.settings.port);

@@ -12,9 +12,10 @@ mod docker;
 mod engine;
 mod machine;
 mod node_task;
+mod orders;
 mod run;
 mod settings;
 mod store;
 
 pub use run::run;
-pub use settings::{PeerAddress, SettingError, Settings, parse_peers, parse_suite};
+pub use settings::{PeerAddress, SettingError, Settings, parse_admission, parse_peers, parse_suite};

@@ -1,21 +1,22 @@
 //! The task that owns the node: feeds it the router's input, the time and what the daemon asks, and carries out what it
 //! decides.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tracing::{debug, info, warn};
 use weft_dataplane::Snapshot;
 use weft_node::{Event, Node};
 use weft_router::{NodeInput, Router};
 
-use crate::store::{Store, StoredPeer};
+use crate::store::{Store, StoreError};
 
 /// Inputs of the router that may wait for the node; more are dropped, and sent again by their peers.
 const MAX_WAITING: usize = 4096;
+/// Events that a slow listener may be behind.
+const MAX_EVENTS: usize = 256;
 /// Inputs handled before their effects are carried out.
 const BATCH: usize = 64;
 
@@ -24,6 +25,7 @@ type Call = Box<dyn FnOnce(&mut Node, Instant) + Send>;
 enum Input {
     Router(NodeInput),
     Call(Call),
+    Stop,
 }
 
 /// The router's end of the queue to the node.
@@ -60,9 +62,21 @@ impl Queue {
 #[derive(Clone)]
 pub(crate) struct NodeHandle {
     sender: mpsc::Sender<Input>,
+    events: broadcast::Sender<Event>,
 }
 
 impl NodeHandle {
+    /// The node's events from now on.
+    pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Ends the task, which lets go of the router.
+    pub(crate) async fn stop(&self) {
+        // It may have ended.
+        let _ = self.sender.send(Input::Stop).await;
+    }
+
     /// Runs `f` on the node, and waits for its result; `None` when the node has stopped.
     pub(crate) async fn call<T: Send + 'static>(
         &self,
@@ -78,17 +92,18 @@ impl NodeHandle {
     }
 }
 
-/// Starts the task. It ends when the handle and the router's inlet are gone.
+/// Starts the task. It ends when it is told to, or when the handle and the router's inlet are gone.
 pub(crate) fn spawn(
     node: Node,
     queue: Queue,
     router: Arc<Router>,
     snapshots: Arc<ArcSwap<Snapshot>>,
     store: Arc<Store>,
-) -> NodeHandle {
+) -> (NodeHandle, tokio::task::JoinHandle<()>) {
     let Queue { sender, receiver } = queue;
-    tokio::spawn(run(node, receiver, router, snapshots, store));
-    NodeHandle { sender }
+    let (events, _) = broadcast::channel(MAX_EVENTS);
+    let task = tokio::spawn(run(node, receiver, router, snapshots, store, events.clone()));
+    (NodeHandle { sender, events }, task)
 }
 
 async fn run(
@@ -97,16 +112,22 @@ async fn run(
     router: Arc<Router>,
     snapshots: Arc<ArcSwap<Snapshot>>,
     store: Arc<Store>,
+    events: broadcast::Sender<Event>,
 ) {
+    let mut incarnation = node.incarnation();
     loop {
         let (deadline, _) = node.poll_timeout();
         tokio::select! {
             input = inputs.recv() => {
                 let Some(input) = input else { return };
-                feed(&mut node, input);
+                if !feed(&mut node, input) {
+                    return;
+                }
                 for _ in 1..BATCH {
                     let Ok(input) = inputs.try_recv() else { break };
-                    feed(&mut node, input);
+                    if !feed(&mut node, input) {
+                        return;
+                    }
                 }
             }
             () = tokio::time::sleep_until(deadline.into()) => {}
@@ -115,7 +136,7 @@ async fn run(
         if now >= node.poll_timeout().0 {
             node.handle_timeout(now, &mut rand::rng());
         }
-        if let Some(snapshot) = node.take_snapshot(now) {
+        if let Some(snapshot) = node.take_snapshot() {
             snapshots.store(snapshot);
         }
         while let Some(transmit) = node.poll_transmit() {
@@ -123,15 +144,26 @@ async fn run(
                 debug!(to = %transmit.to, %error, "datagram not sent");
             }
         }
+        while let Some(query) = node.poll_query() {
+            router.inject(query.network, &query.frame);
+        }
         while let Some(event) = node.poll_event() {
-            report(event, &store).await;
+            report(&event, &store).await;
+            // Nobody may be listening.
+            let _ = events.send(event);
+        }
+        if node.incarnation() != incarnation {
+            incarnation = node.incarnation();
+            write(&store, "number of this run", move |store| store.set_incarnation(incarnation)).await;
         }
     }
 }
 
-fn feed(node: &mut Node, input: Input) {
+/// Whether to go on.
+fn feed(node: &mut Node, input: Input) -> bool {
     let now = Instant::now();
     match input {
+        Input::Stop => return false,
         Input::Call(call) => call(node, now),
         Input::Router(NodeInput::Handshake { from, bytes }) => {
             node.handle_handshake(from, &bytes, now, &mut rand::rng());
@@ -141,40 +173,63 @@ fn feed(node: &mut Node, input: Input) {
         }
         Input::Router(NodeInput::FirstRx { session }) => node.handle_first_datagram(session, now),
         Input::Router(NodeInput::Roamed { session, from }) => node.handle_roamed(session, from),
+        Input::Router(NodeInput::GroupReport { network, mac, bytes }) => {
+            node.handle_group_report(network, mac, &bytes, now);
+        }
         Input::Router(other) => debug!(?other, "not of the node's concern"),
     }
+    true
 }
 
-async fn report(event: Event, store: &Arc<Store>) {
-    match event {
-        Event::PeerUp(peer) => {
-            info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer up");
-            remember(store, peer).await;
-        }
+async fn report(event: &Event, store: &Arc<Store>) {
+    match event.clone() {
+        Event::PeerUp { id, name } => info!(peer = %name, %id, "peer up"),
+        Event::PeerDown { id, name } => warn!(peer = %name, %id, "peer down: nobody hears it"),
         Event::PeerMoved(peer) => {
-            info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer moved");
-            remember(store, peer).await;
+            info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer reached at another address or name");
+            write(store, "peer", move |store| store.put_peer(peer)).await;
         }
-        Event::PeerDown { id, name } => warn!(peer = %name, %id, "peer down: no answer"),
-        Event::DuplicateMac { network, mac, keeper, loser } => {
-            warn!(%network, %mac, %keeper, %loser, "two hosts announce one Ethernet address");
+        Event::PathChanged { id, name, direct: true } => {
+            info!(peer = %name, %id, "peer answers directly again")
+        }
+        Event::PathChanged { id, name, .. } => {
+            warn!(peer = %name, %id, "peer is alive, but does not answer directly: is its UDP port open to this host?");
+        }
+        Event::DuplicateAddress { network, address, keeper, loser } => {
+            warn!(%network, ?address, %keeper, %loser, "two hosts announce one address; the keeper gets its frames");
+        }
+        Event::SameKeyTwice { peer, names } => {
+            warn!(id = %peer, ?names, "two hosts run with one key: copies of a machine? Remove the state directory of one of them");
+        }
+        Event::Refused(peer) => {
+            warn!(peer = %peer.name, id = %peer.id, address = %peer.address, reason = ?peer.reason, "peer not admitted");
+        }
+        Event::Judged(verdict) => {
+            let judgement = verdict.judgement;
+            warn!(peer = %verdict.name, id = %verdict.peer, ?judgement, by = %verdict.by, "decision about a peer");
+            write(store, "decision about a peer", move |store| store.put_verdict(&verdict)).await;
+        }
+        Event::TokenUsed(peer) => {
+            info!(peer = %peer.name, id = %peer.id, address = %peer.address, "a host joined by a token");
+        }
+        Event::Welcome(secret) => {
+            info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
+            write(store, "secret", move |store| store.set_secrets(&[secret])).await;
         }
         other => info!(?other, "node event"),
     }
 }
 
-/// Writes a peer to the disk, so that it is contacted after a restart.
-async fn remember(store: &Arc<Store>, peer: weft_node::KnownPeer) {
+/// Writes to the disk; what fails is said, and known until the daemon ends.
+async fn write(
+    store: &Arc<Store>,
+    what: &'static str,
+    f: impl FnOnce(&Store) -> Result<(), StoreError> + Send + 'static,
+) {
     let store = Arc::clone(store);
-    let name = peer.name.clone();
-    let written = tokio::task::spawn_blocking(move || {
-        let address: SocketAddr = peer.address;
-        store.put_peer(peer.id, &StoredPeer { name: peer.name, address })
-    })
-    .await;
-    match written {
+    match tokio::task::spawn_blocking(move || f(&store)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(peer = %name, %error, "peer not remembered on disk"),
-        Err(error) => warn!(peer = %name, %error, "peer not remembered on disk"),
+        Ok(Err(error)) => warn!(%error, "{what} not kept on disk"),
+        Err(error) => warn!(%error, "{what} not kept on disk"),
     }
 }

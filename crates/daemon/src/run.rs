@@ -12,12 +12,13 @@ use tracing::{debug, info, warn};
 use weft_dataplane::Snapshot;
 use weft_driver::Scope;
 use weft_netlink::{Firewall, Wiring};
-use weft_node::{KnownPeer, Node, NodeConfig};
-use weft_noise::{ClusterSecret, Suite};
+use weft_node::{Admission, Event, Node, NodeConfig};
+use weft_noise::{ClusterSecret, SecretId};
 use weft_router::{Router, RouterConfig};
+use weft_wire::PeerId;
 
 use crate::control::Controls;
-use crate::core::{Core, EMPTY_NETWORK_HOLD, Network, Running};
+use crate::core::{Core, EMPTY_NETWORK_HOLD, JoinWish, Network, Running};
 use crate::docker;
 use crate::engine::Engine;
 use crate::node_task;
@@ -26,6 +27,10 @@ use crate::store::Store;
 
 /// How often what cannot start is tried again in a plugin, which cannot just end.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often files of the operator are looked at for changes.
+const FILE_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a host that gave a token has to answer.
+const JOIN_LIMIT: Duration = Duration::from_secs(15);
 /// How often links and firewall rules are compared with what they should be.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often Docker is asked for the swarm's hosts.
@@ -121,33 +126,64 @@ async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
             Err(Obstacle::Fault(error)) => return Err(error),
         }
     }
-    tokio::join!(reconcile(core), ask_docker(core), resolve(core), follow_secret(core));
+    tokio::join!(
+        reconcile(core),
+        ask_docker(core),
+        resolve(core),
+        follow_secrets(core),
+        follow_allowlist(core)
+    );
     bail!("the daemon's tasks ended")
 }
 
-/// The secret: the file's, else the one that was handed over.
-pub(crate) async fn secret(core: &Core) -> anyhow::Result<Option<ClusterSecret>> {
+/// The secrets, the preferred one first: the file's, one a line, else those that were handed over.
+pub(crate) async fn secrets(core: &Core) -> anyhow::Result<Vec<ClusterSecret>> {
     let path = &core.settings.secret_file;
     match tokio::fs::read_to_string(path).await {
-        Ok(text) if !text.trim().is_empty() => {
-            let secret =
-                ClusterSecret::parse(&text).with_context(|| format!("secret file {}", path.display()))?;
-            return Ok(Some(secret));
+        Ok(text) => {
+            let text = zeroize::Zeroizing::new(text);
+            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+            let secrets: Result<Vec<_>, _> = lines.map(ClusterSecret::parse).collect();
+            let secrets = secrets.with_context(|| format!("secret file {}", path.display()))?;
+            if !secrets.is_empty() {
+                return Ok(secrets);
+            }
         }
-        Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("secret file {}", path.display())),
     }
-    Ok(core.store.secret()?)
+    Ok(core.store.secrets()?)
 }
 
-async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
-    let settings = &core.settings;
-    crate::machine::check()?;
-    core.max_overlay_mtu().await.map_err(anyhow::Error::msg)?;
-    let Some(secret) = secret(core).await? else { return Err(Obstacle::Waiting(NO_SECRET.to_owned())) };
-    let fingerprint = secret.fingerprint();
+/// Whom to admit.
+async fn admission(core: &Core) -> anyhow::Result<Admission> {
+    let Some(path) = &core.settings.allowlist_file else { return Ok(Admission::Secret) };
+    let text = tokio::fs::read_to_string(path).await;
+    let text = text.with_context(|| format!("ADMISSION=allowlist: ALLOWLIST_FILE {}", path.display()))?;
+    let mut list = BTreeSet::new();
+    for line in text.lines() {
+        let line = line.split('#').next().unwrap_or_default();
+        let Some(id) = line.split_whitespace().next() else { continue };
+        let parsed = id.parse::<PeerId>();
+        list.insert(parsed.map_err(|_| {
+            anyhow::anyhow!(
+                "{}: `{id}` is not a peer's id (`weft status` on that host shows it)",
+                path.display()
+            )
+        })?);
+    }
+    Ok(Admission::Allowlist(list))
+}
 
+/// Router and node of a cluster; nothing else runs on them yet.
+struct Traffic {
+    node: node_task::NodeHandle,
+    task: tokio::task::JoinHandle<()>,
+    router: Arc<Router>,
+}
+
+async fn carry(core: &Arc<Core>, secrets: Vec<ClusterSecret>, joining: bool) -> Result<Traffic, Obstacle> {
+    let settings = &core.settings;
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
     let queue = node_task::Queue::new();
     let inlet = queue.inlet();
@@ -155,23 +191,45 @@ async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
         RouterConfig { n_workers: settings.n_workers, port: settings.port, ..RouterConfig::default() };
     let router = Router::start(config, Arc::clone(&snapshots), move |input| inlet.offer(input))?;
     let router = Arc::new(router);
-
-    let known =
-        core.store.peers()?.into_iter().map(|(id, p)| KnownPeer { id, name: p.name, address: p.address });
-    let identity = core.store.identity()?;
-    let suite: Suite = settings.suite;
     let config = NodeConfig {
         name: core.name(),
-        secrets: vec![secret],
-        suite,
+        secrets,
+        joining,
+        suite: settings.suite,
         incarnation: core.store.next_incarnation()?,
-        known: known.collect(),
-        identity,
+        addresses: core.addresses(),
+        known: core.store.peers()?,
+        admission: admission(core).await?,
+        verdicts: core.store.verdicts()?,
+        rekey_after: settings.rekey_after,
+        key: core.store.identity()?,
     };
-    let (name, now) = (config.name.clone(), Instant::now());
-    let node = Node::new(config, now)?;
-    info!(%name, id = %node.id(), port = settings.port, %suite, "carrying traffic");
-    let node = node_task::spawn(node, queue, Arc::clone(&router), snapshots, Arc::clone(&core.store));
+    let name = config.name.clone();
+    let node = Node::new(config, Instant::now(), &mut rand::rng())?;
+    let (id, port, suite) = (node.id(), settings.port, settings.suite);
+    info!(%name, %id, port, %suite, joining, "node started");
+    let (node, task) = node_task::spawn(node, queue, Arc::clone(&router), snapshots, Arc::clone(&core.store));
+    Ok(Traffic { node, task, router })
+}
+
+async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
+    crate::machine::check()?;
+    core.max_overlay_mtu().await.map_err(anyhow::Error::msg)?;
+    let mut secrets = secrets(core).await?;
+    if secrets.is_empty() {
+        let wish = core.join.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        let Some(wish) = wish else { return Err(Obstacle::Waiting(NO_SECRET.to_owned())) };
+        let result = join(core, &wish).await;
+        let told = result.as_ref().map(ClusterSecret::fingerprint).map_err(|error| format!("{error:#}"));
+        // Whoever asked may have gone.
+        let _ = wish.done.send(told);
+        match result {
+            Ok(secret) => secrets.push(secret),
+            Err(error) => return Err(Obstacle::Waiting(format!("not joined: {error:#}. {NO_SECRET}"))),
+        }
+    }
+    let fingerprint = secrets.first().map(ClusterSecret::fingerprint).unwrap_or_default();
+    let Traffic { node, router, .. } = carry(core, secrets, false).await?;
     let running = Arc::new(Running { node, router, fingerprint });
     restore(core, &running).await;
     let seeds = core.discovered();
@@ -180,6 +238,52 @@ async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
     core.set_faults(Vec::new());
     core.guard_bridges().await;
     Ok(())
+}
+
+/// Asks the host of the wish for the cluster's secret, and keeps it.
+async fn join(core: &Arc<Core>, wish: &JoinWish) -> anyhow::Result<ClusterSecret> {
+    let host = &wish.host.host;
+    let port = wish.host.port.unwrap_or(core.settings.port);
+    let found = tokio::net::lookup_host((host.as_str(), port)).await;
+    let addresses: Vec<SocketAddr> = found.with_context(|| format!("host `{host}`"))?.collect();
+    let traffic = match carry(core, vec![wish.token.clone()], true).await {
+        Ok(traffic) => traffic,
+        Err(Obstacle::Fault(error)) => return Err(error),
+        Err(Obstacle::Waiting(text)) => bail!(text),
+    };
+    let mut events = traffic.node.events();
+    traffic.node.call(move |node, now| addresses.into_iter().for_each(|a| node.add_seed(a, now))).await;
+    let welcome = async {
+        loop {
+            match events.recv().await {
+                Ok(Event::Welcome(secret)) => break Some(secret),
+                Err(tokio::sync::broadcast::error::RecvError::Closed) => break None,
+                _ => {}
+            }
+        }
+    };
+    let secret = tokio::time::timeout(JOIN_LIMIT, welcome).await;
+    // The port must be free for the router of the cluster.
+    let Traffic { node, task, router } = traffic;
+    node.stop().await;
+    if let Err(error) = task.await {
+        warn!(%error, "the node's task ended badly");
+    }
+    drop(router);
+    let secret = secret.ok().flatten().with_context(|| {
+        format!(
+            "{host} does not answer on UDP port {port}: check the address, that the port is open both ways, that SUITE \
+             is the same, and that the token is neither used nor expired (`weft token` on {host} makes another)"
+        )
+    })?;
+    let (kept, seed) = (secret.clone(), format!("{}", wish.host));
+    core.write(move |store| {
+        store.set_secrets(&[kept])?;
+        store.put_seed(&seed)
+    })
+    .await
+    .map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(secret)
 }
 
 /// Brings up what Docker asked for before the daemon was away, adopting the links that are there.
@@ -204,9 +308,9 @@ async fn restore(core: &Core, running: &Running) {
             warn!(network = %docker_id, %error, "network not brought up again");
             continue;
         }
-        let (id, mtu) = (network.id, network.up.unwrap_or_default());
+        let Some(place) = network.place() else { continue };
         for endpoint in endpoints {
-            if let Err(error) = core.connect(running, id, mtu, &endpoint.record).await {
+            if let Err(error) = core.connect(running, place, &endpoint.record).await {
                 warn!(endpoint = %endpoint.record.endpoint.endpoint_id, %error, "endpoint not adopted");
             }
         }
@@ -221,6 +325,7 @@ async fn reconcile(core: &Core) {
         interval.tick().await;
         collect_garbage(core).await;
         core.guard_bridges().await;
+        core.guard_endpoints().await;
     }
 }
 
@@ -315,7 +420,7 @@ async fn ask_docker(core: &Core) {
         match docker::swarm_view(socket).await {
             Ok(view) => {
                 if let Some(own) = view.own {
-                    core.set_advertised(own);
+                    core.set_advertised(own).await;
                 }
                 let port = core.settings.port;
                 core.discover(view.others.into_iter().map(|a| SocketAddr::new(a, port)).collect()).await;
@@ -327,7 +432,13 @@ async fn ask_docker(core: &Core) {
 
 /// Looks up the names in PEERS, again and again, since addresses behind a name change.
 async fn resolve(core: &Core) {
-    if core.settings.peers.is_empty() {
+    let joined = core.store.seeds().unwrap_or_else(|error| {
+        warn!(%error, "hosts of `weft join` not known");
+        Vec::new()
+    });
+    let joined = joined.iter().filter_map(|host| host.parse::<PeerAddress>().ok());
+    let peers: Vec<PeerAddress> = core.settings.peers.iter().cloned().chain(joined).collect();
+    if peers.is_empty() {
         return std::future::pending().await;
     }
     let mut interval = tokio::time::interval(RESOLVE_INTERVAL);
@@ -335,7 +446,7 @@ async fn resolve(core: &Core) {
     loop {
         interval.tick().await;
         let mut found = BTreeSet::new();
-        for PeerAddress { host, port } in &core.settings.peers {
+        for PeerAddress { host, port } in &peers {
             match tokio::net::lookup_host((host.as_str(), port.unwrap_or(core.settings.port))).await {
                 Ok(addresses) => found.extend(addresses),
                 Err(error) => warn!(%host, %error, "PEERS: name not found; it will be looked up again"),
@@ -353,23 +464,66 @@ async fn resolve(core: &Core) {
     }
 }
 
-/// Takes in another secret when one is handed over while traffic is carried.
-async fn follow_secret(core: &Core) {
+/// Takes in other secrets when they are handed over, or their file changes, while traffic is carried.
+async fn follow_secrets(core: &Core) {
+    let mut interval = tokio::time::interval(FILE_INTERVAL);
+    let mut last: Option<Vec<SecretId>> = None;
+    let mut problem = None;
     loop {
-        core.retry.notified().await;
+        tokio::select! {
+            () = core.retry.notified() => {}
+            _ = interval.tick() => {}
+        }
         let Some(running) = core.running.load_full() else { continue };
-        match secret(core).await {
-            Ok(Some(secret)) => {
-                let fingerprint = secret.fingerprint();
-                running.node.call(move |node, _| node.set_secrets(vec![secret])).await;
-                core.running.store(Some(Arc::new(Running {
-                    node: running.node.clone(),
-                    router: Arc::clone(&running.router),
-                    fingerprint,
-                })));
+        let secrets = match secrets(core).await {
+            Ok(secrets) if !secrets.is_empty() => secrets,
+            Ok(_) => continue,
+            Err(error) => {
+                let text = format!("{error:#}");
+                if problem.as_ref() != Some(&text) {
+                    warn!("secrets not changed: {text}");
+                    problem = Some(text);
+                }
+                continue;
             }
-            Ok(None) => {}
-            Err(error) => warn!("secret not changed: {error:#}"),
+        };
+        problem = None;
+        let ids = secrets.iter().map(ClusterSecret::id).collect();
+        if last.replace(secrets.iter().map(ClusterSecret::id).collect()).as_ref() == Some(&ids) {
+            continue;
+        }
+        let fingerprint = secrets.first().map(ClusterSecret::fingerprint).unwrap_or_default();
+        running.node.call(move |node, now| node.set_secrets(secrets, now)).await;
+        core.running.store(Some(Arc::new(Running {
+            node: running.node.clone(),
+            router: Arc::clone(&running.router),
+            fingerprint,
+        })));
+    }
+}
+
+/// Takes in changes of the allowlist; while it cannot be read, the last one counts.
+async fn follow_allowlist(core: &Core) {
+    if core.settings.allowlist_file.is_none() {
+        return std::future::pending().await;
+    }
+    let mut interval = tokio::time::interval(FILE_INTERVAL);
+    let mut problem = None;
+    loop {
+        interval.tick().await;
+        let Some(running) = core.running.load_full() else { continue };
+        match admission(core).await {
+            Ok(admission) => {
+                problem = None;
+                running.node.call(move |node, now| node.set_admission(admission, now)).await;
+            }
+            Err(error) => {
+                let text = format!("{error:#}");
+                if problem.as_ref() != Some(&text) {
+                    warn!("allowlist not changed: {text}");
+                    problem = Some(text);
+                }
+            }
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What the operator can set.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use weft_noise::Suite;
 use weft_wire::DEFAULT_PORT;
@@ -14,6 +16,9 @@ pub enum SettingError {
     /// An entry of PEERS is no host with an optional port.
     #[error("PEERS: `{0}` is not HOST or HOST:PORT (an IPv6 address with a port is written [ADDRESS]:PORT)")]
     Peer(String),
+    /// ADMISSION names no way to admit peers.
+    #[error("ADMISSION: `{0}` is not one of secret, allowlist")]
+    Admission(String),
     /// SUITE names no suite.
     #[error("SUITE: `{0}` is not one of auto, aes-256-gcm, chacha20-poly1305")]
     Suite(String),
@@ -26,6 +31,16 @@ pub struct PeerAddress {
     pub host: String,
     /// The port, when it is not this host's own.
     pub port: Option<u16>,
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            None => f.write_str(&self.host),
+            Some(port) if self.host.contains(':') => write!(f, "[{}]:{port}", self.host),
+            Some(port) => write!(f, "{}:{port}", self.host),
+        }
+    }
 }
 
 impl FromStr for PeerAddress {
@@ -76,6 +91,18 @@ pub fn parse_suite(text: &str) -> Result<Suite, SettingError> {
     }
 }
 
+/// Reads ADMISSION: `secret` or empty admits whoever knows the secret, `allowlist` only those in the file.
+///
+/// # Errors
+/// [`SettingError::Admission`].
+pub fn parse_admission(text: &str, file: PathBuf) -> Result<Option<PathBuf>, SettingError> {
+    match text {
+        "" | "secret" => Ok(None),
+        "allowlist" => Ok(Some(file)),
+        other => Err(SettingError::Admission(other.to_owned())),
+    }
+}
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -95,6 +122,10 @@ pub struct Settings {
     pub underlay_mtu: Option<u16>,
     /// Worker threads; `None`: one per core, at most four.
     pub n_workers: Option<usize>,
+    /// File with the ids of the peers to admit; `None`: whoever knows the secret.
+    pub allowlist_file: Option<PathBuf>,
+    /// Age at which a session in use is replaced.
+    pub rekey_after: Duration,
     /// File with the cluster secret. Missing or empty: the one that `weft init` gave to the daemon.
     pub secret_file: PathBuf,
     /// Directory of the state file.
@@ -127,6 +158,8 @@ impl Settings {
             suite: Suite::auto(),
             underlay_mtu: None,
             n_workers: None,
+            allowlist_file: None,
+            rekey_after: weft_noise::REKEY_AFTER,
             secret_file: secret.into(),
             state_dir: "/var/lib/weft".into(),
             driver_socket: "/run/docker/plugins/weft.sock".into(),

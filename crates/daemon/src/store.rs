@@ -12,14 +12,17 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_driver::{EndpointRecord, NetworkRecord};
-use weft_noise::{ClusterSecret, Identity};
-use weft_wire::PeerId;
+use weft_mesh::IdentityKey;
+use weft_node::{KnownPeer, Verdict};
+use weft_noise::{ClusterSecret, SecretId};
 use zeroize::Zeroizing;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
 const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints");
 const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
+const VERDICTS: TableDefinition<&str, &[u8]> = TableDefinition::new("verdicts");
+const SEEDS: TableDefinition<&str, &[u8]> = TableDefinition::new("seeds");
 
 /// The state file cannot be opened. Nothing was changed on the disk.
 #[derive(Debug, thiserror::Error)]
@@ -73,12 +76,10 @@ macro_rules! from_redb {
 from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
 
 /// A peer that was once connected.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct StoredPeer {
-    /// Its name.
-    pub(crate) name: String,
-    /// Where it was last reached.
-    pub(crate) address: std::net::SocketAddr,
+#[derive(Serialize, Deserialize)]
+struct StoredPeer {
+    name: String,
+    address: std::net::SocketAddr,
 }
 
 /// The open state file.
@@ -106,6 +107,16 @@ impl Store {
             .map_err(io)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(io)?;
         drop(file);
+        let opened = std::panic::catch_unwind(|| Self::open_file(&path));
+        // redb panics at some damage inside its pages.
+        opened.unwrap_or_else(|_| {
+            let source = Box::new(redb::Error::Corrupted("its pages contradict each other".to_owned()));
+            Err(OpenError::Damaged { path, source })
+        })
+    }
+
+    fn open_file(path: &Path) -> Result<Self, OpenError> {
+        let path = path.to_owned();
         let database = Database::create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
             redb::DatabaseError::Storage(redb::StorageError::Io(source))
@@ -116,7 +127,17 @@ impl Store {
             other => OpenError::Damaged { path: path.clone(), source: Box::new(other.into()) },
         })?;
         let store = Self { database };
-        store.make_tables().map_err(|error| match error {
+        let readable = |store: &Self| {
+            store.make_tables()?;
+            for table in [META, NETWORKS, ENDPOINTS, PEERS, VERDICTS, SEEDS] {
+                let table = store.database.begin_read()?.open_table(table)?;
+                for row in table.iter()? {
+                    row?;
+                }
+            }
+            Ok(())
+        };
+        readable(&store).map_err(|error: StoreError| match error {
             StoreError::Database(source) => OpenError::Damaged { path: path.clone(), source },
             StoreError::Record(source) => {
                 OpenError::Io { path: path.clone(), source: io::Error::other(source) }
@@ -131,6 +152,8 @@ impl Store {
         transaction.open_table(NETWORKS)?;
         transaction.open_table(ENDPOINTS)?;
         transaction.open_table(PEERS)?;
+        transaction.open_table(VERDICTS)?;
+        transaction.open_table(SEEDS)?;
         Ok(transaction.commit()?)
     }
 
@@ -169,15 +192,16 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; a key that could not be written is not used.
-    pub(crate) fn identity(&self) -> Result<Identity, StoreError> {
+    pub(crate) fn identity(&self) -> Result<IdentityKey, StoreError> {
         if let Some(bytes) = self.get("identity")?
-            && let Ok(bytes) = <[u8; 32]>::try_from(bytes.as_slice())
+            && let Ok(seed) = <&[u8; 32]>::try_from(bytes.as_slice())
         {
-            return Ok(Identity::from_bytes(bytes));
+            return Ok(IdentityKey::from_seed(seed));
         }
-        let identity = Identity::generate(&mut rand::rng());
-        self.put(META, "identity", identity.to_bytes().as_slice())?;
-        Ok(identity)
+        let mut seed = Zeroizing::new([0; 32]);
+        rand::Rng::fill_bytes(&mut rand::rng(), &mut *seed);
+        self.put(META, "identity", seed.as_slice())?;
+        Ok(IdentityKey::from_seed(&seed))
     }
 
     /// A number larger than at any earlier start.
@@ -186,30 +210,98 @@ impl Store {
     /// [`StoreError`].
     pub(crate) fn next_incarnation(&self) -> Result<u64, StoreError> {
         let last =
-            self.get("incarnation")?.and_then(|b| b.as_slice().try_into().ok()).map_or(0, u64::from_be_bytes);
+            self.get("incarnation")?.and_then(|b| b.as_slice().try_into().ok()).map(u64::from_be_bytes);
+        // Beyond that it is damage, not a count.
+        let last = last.filter(|last| *last <= u64::MAX / 2).unwrap_or(0);
         // The wall clock guards against a state file that was restored from a backup.
-        let clock =
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs());
+        let clock = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .map_or(0, |d| d.as_millis().try_into().unwrap_or(0));
         let next = (last + 1).max(clock);
-        self.put(META, "incarnation", &next.to_be_bytes())?;
+        self.set_incarnation(next)?;
         Ok(next)
     }
 
-    /// The secret that was handed over, if any.
+    /// Keeps the number of this run, when it has grown.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn secret(&self) -> Result<Option<ClusterSecret>, StoreError> {
-        let text = self.get("secret")?;
-        Ok(text.and_then(|text| ClusterSecret::parse(std::str::from_utf8(&text).ok()?).ok()))
+    pub(crate) fn set_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
+        self.put(META, "incarnation", &incarnation.to_be_bytes())
     }
 
-    /// Keeps the secret, in place of an earlier one.
+    /// The secrets that were handed over, the preferred one first; a second one only during a rotation.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn set_secret(&self, secret: &ClusterSecret) -> Result<(), StoreError> {
-        self.put(META, "secret", secret.to_text().as_bytes())
+    pub(crate) fn secrets(&self) -> Result<Vec<ClusterSecret>, StoreError> {
+        let text = self.get("secret")?;
+        let lines = text.iter().filter_map(|text| std::str::from_utf8(text).ok()).flat_map(str::lines);
+        Ok(lines.filter_map(|line| ClusterSecret::parse(line).ok()).collect())
+    }
+
+    /// Keeps the secrets, in place of earlier ones.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn set_secrets(&self, secrets: &[ClusterSecret]) -> Result<(), StoreError> {
+        let mut text = Zeroizing::new(String::with_capacity(65 * secrets.len()));
+        for secret in secrets {
+            text.push_str(&secret.to_text());
+            text.push('\n');
+        }
+        self.put(META, "secret", text.as_bytes())
+    }
+
+    /// The secret that the last rotation added.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn added_secret(&self) -> Result<Option<SecretId>, StoreError> {
+        let bytes = self.get("added-secret")?;
+        Ok(bytes.and_then(|bytes| bytes.as_slice().try_into().ok()).map(SecretId))
+    }
+
+    /// Keeps which secret that was.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn set_added_secret(&self, id: Option<SecretId>) -> Result<(), StoreError> {
+        self.put(META, "added-secret", id.as_ref().map_or(&[][..], |id| &id.0))
+    }
+
+    /// Operators' decisions about peers.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn verdicts(&self) -> Result<Vec<Verdict>, StoreError> {
+        Ok(self.list(VERDICTS)?.into_iter().map(|(_, verdict)| verdict).collect())
+    }
+
+    /// Keeps a decision; one to forget a peer forgets it here too.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn put_verdict(&self, verdict: &Verdict) -> Result<(), StoreError> {
+        let peer = verdict.peer.to_string();
+        self.put(VERDICTS, &peer, &serde_json::to_vec(verdict)?)?;
+        if verdict.judgement == weft_node::Judgement::Allowed { Ok(()) } else { self.remove(PEERS, &peer) }
+    }
+
+    /// Hosts that were given by `weft join`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn seeds(&self) -> Result<Vec<String>, StoreError> {
+        Ok(self.list::<()>(SEEDS)?.into_iter().map(|(host, ())| host).collect())
+    }
+
+    /// Keeps such a host.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn put_seed(&self, host: &str) -> Result<(), StoreError> {
+        self.put(SEEDS, host, b"null")
     }
 
     /// Docker's networks.
@@ -264,17 +356,20 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn peers(&self) -> Result<Vec<(PeerId, StoredPeer)>, StoreError> {
-        let rows = self.list::<StoredPeer>(PEERS)?;
-        Ok(rows.into_iter().filter_map(|(id, peer)| Some((id.parse().ok()?, peer))).collect())
+    pub(crate) fn peers(&self) -> Result<Vec<KnownPeer>, StoreError> {
+        let known = |(id, peer): (String, StoredPeer)| {
+            Some(KnownPeer { id: id.parse().ok()?, name: peer.name, address: peer.address })
+        };
+        Ok(self.list(PEERS)?.into_iter().filter_map(known).collect())
     }
 
     /// Keeps a peer.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub(crate) fn put_peer(&self, id: PeerId, peer: &StoredPeer) -> Result<(), StoreError> {
-        self.put(PEERS, &id.to_string(), &serde_json::to_vec(peer)?)
+    pub(crate) fn put_peer(&self, peer: KnownPeer) -> Result<(), StoreError> {
+        let KnownPeer { id, name, address } = peer;
+        self.put(PEERS, &id.to_string(), &serde_json::to_vec(&StoredPeer { name, address })?)
     }
 }
 

@@ -1,11 +1,14 @@
 //! What a verdict, cutting and joining cost: `cargo bench -p weft-dataplane`.
 
 use std::hint::black_box;
+use std::net::IpAddr;
 use std::ops::Range;
 
 use criterion::{Criterion, Throughput};
-use weft_dataplane::{Coalescer, GsoKind, NetworkView, Segments, Verdict, VnetHdr};
-use weft_wire::{HEADER_LEN, INNER_HEADER_LEN, Mac, TAG_LEN};
+use weft_dataplane::{
+    Coalescer, GsoKind, LastSender, Neighbor, NetworkView, Owner, Segments, Verdict, VnetHdr,
+};
+use weft_wire::{HEADER_LEN, INNER_HEADER_LEN, Mac, NetworkId, TAG_LEN};
 
 /// Ethernet, IPv4, TCP with timestamps.
 const HEADERS_LEN: usize = 14 + 20 + 32;
@@ -54,7 +57,12 @@ fn forward(criterion: &mut Criterion) {
         fdb: (1..=N_ENDPOINTS).map(|i| (mac(i), i as usize % 8)).collect(),
         members: (0..8).collect(),
         local: [mac(0)].into_iter().collect(),
+        hosts: [(IpAddr::from([10, 0, 0, 1]), Neighbor { mac: mac(0), owner: Owner::Local })]
+            .into_iter()
+            .collect(),
+        ..NetworkView::default()
     };
+    let network = NetworkId::from_u48(1);
     let frames: Vec<_> = (1..=N_ENDPOINTS)
         .map(|i| {
             let mut frame = headers(1000);
@@ -63,9 +71,26 @@ fn forward(criterion: &mut Criterion) {
         })
         .collect();
     assert_eq!(view.forward(&frames[8]), Verdict::Unicast(1));
+    let flow = frames[0];
+    criterion.bench_function("forward/1000 endpoints, one flow", |bencher| {
+        bencher.iter(|| view.forward(black_box(&flow)));
+    });
     let mut frames = frames.iter().cycle();
     criterion.bench_function("forward/1000 endpoints", |bencher| {
         bencher.iter(|| frames.next().map(|frame| view.forward(black_box(frame))));
+    });
+    let mut last = LastSender::default();
+    assert_eq!(view.outgoing(network, &headers(1000), &mut last), Verdict::Unicast(1));
+    criterion.bench_function("outgoing/1000 endpoints, one flow", |bencher| {
+        bencher.iter(|| view.outgoing(network, black_box(&flow), &mut last));
+    });
+    criterion.bench_function("outgoing/1000 endpoints, one sender", |bencher| {
+        bencher.iter(|| frames.next().map(|frame| view.outgoing(network, black_box(frame), &mut last)));
+    });
+    criterion.bench_function("outgoing/1000 endpoints, changing senders", |bencher| {
+        bencher.iter(|| {
+            frames.next().map(|frame| view.outgoing(network, black_box(frame), &mut LastSender::default()))
+        });
     });
 }
 

@@ -31,6 +31,18 @@ drop_reasons! {
     UnknownUnicast = "unknown_unicast",
     /// From a container: the source address is not one of this host's endpoints.
     ForeignSource = "foreign_source",
+    /// From a container: IP's source is not an address of the endpoint with the frame's source.
+    ForeignIp = "foreign_ip",
+    /// From a container: an ARP or neighbour discovery message that speaks for another endpoint.
+    ForeignNeighbor = "foreign_neighbor",
+    /// From a container: it asks for an address that no endpoint has. The question is not flooded.
+    UnknownNeighbor = "unknown_neighbor",
+    /// From a container: no other host has a container in the multicast group.
+    NoSubscriber = "no_subscriber",
+    /// From a container: the network does not carry multicast.
+    MulticastOff = "multicast_off",
+    /// From a container: more of what the node has to look at than one container may cause.
+    RateLimited = "rate_limited",
     /// From a container: its peer has no session at the moment.
     NoSession = "no_session",
     /// From a container: the session's lane has sealed all it may, and its rekey is late.
@@ -57,6 +69,10 @@ drop_reasons! {
     NotMember = "not_member",
     /// From a peer that does not own the source address.
     SpoofedMac = "spoofed_mac",
+    /// From a peer: IP's source is not an address of the endpoint with the frame's source.
+    SpoofedIp = "spoofed_ip",
+    /// From a peer: an ARP or neighbour discovery message that speaks for another endpoint.
+    SpoofedNeighbor = "spoofed_neighbor",
     /// The TAP refused it: it is down, or the kernel has no memory.
     TapRefused = "tap_refused",
     /// The node did not keep up with what it is told.

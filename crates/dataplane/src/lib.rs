@@ -2,8 +2,11 @@
 //!
 //! - [`Snapshot`] is what forwarding knows: networks, peers, sessions. The node makes a new one for every change and
 //!   never alters one; workers load it once per batch.
-//! - [`NetworkView::forward`] says where a container's frame goes, [`Snapshot::admit`] whether a peer's frame may come
-//!   in.
+//! - [`NetworkView::outgoing`] says where a container's frame goes, [`Snapshot::incoming`] whether a peer's frame may come
+//!   in. Both hold every sender that a frame names (Ethernet, ARP, neighbour discovery, IP) to the records, which are
+//!   looked up once for a [flow](LastSender).
+//! - [`write_answer`] answers questions for addresses, which therefore never leave the host.
+//! - [`Groups`] keeps the multicast groups of this host's containers, from which the node tells its peers what to send.
 //! - [`Segments`] cuts the super-frames that the kernel hands over (up to 64 KiB of TCP or UDP behind one set of headers)
 //!   into frames of their own; [`Coalescer`] joins such frames again. The transport checksums in between stay partial:
 //!   they hold the sum over the pseudo-header only, and the seal guards the rest.
@@ -12,19 +15,26 @@
 
 mod checksum;
 mod coalesce;
+mod content;
 mod drops;
+mod groups;
+mod neighbor;
 mod packet;
 mod segment;
+mod sender;
 mod snapshot;
 mod vnet;
 
 pub use checksum::complete_checksum;
 pub use coalesce::Coalescer;
 pub use drops::{DropCounters, DropReason};
+pub use groups::{GroupQuery, Groups, ReportError, query_frame};
+pub use neighbor::{MAX_ANSWER_LEN, write_answer};
 pub use packet::{Packet, Transport};
 pub use segment::{MAX_HEADERS_LEN, Segments, UnsupportedFrame, frame_kind};
+pub use sender::LastSender;
 pub use snapshot::{
-    FastHasher, FastMap, NetworkView, PeerCounters, PeerIdx, PeerView, SessionActivity, SessionView,
-    Snapshot, Verdict,
+    FastHasher, FastMap, Neighbor, NetworkView, Owner, PeerCounters, PeerIdx, PeerView, SessionActivity,
+    SessionView, Snapshot, Verdict,
 };
 pub use vnet::{GsoKind, VnetHdr};

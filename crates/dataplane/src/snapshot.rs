@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -17,7 +17,7 @@ pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FastHasher>>;
 /// A peer's place in [`Snapshot::peers`].
 pub type PeerIdx = usize;
 
-/// Multiplies and folds; for keys of at most 8 bytes.
+/// Multiplies and folds, 8 bytes at a time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FastHasher(u64);
 
@@ -65,8 +65,8 @@ pub struct Snapshot {
     pub sessions: FastMap<u32, SessionView>,
 }
 
-/// One network.
-#[derive(Debug, Default)]
+/// One network. The default has neither members nor addresses, checks senders, and so lets no packet through.
+#[derive(Debug)]
 pub struct NetworkView {
     /// MTU inside the network; informative.
     pub overlay_mtu: u16,
@@ -76,6 +76,49 @@ pub struct NetworkView {
     pub members: Vec<PeerIdx>,
     /// The addresses of this host's endpoints.
     pub local: HashSet<Mac, BuildHasherDefault<FastHasher>>,
+    /// Whose every IP address is, of this host's endpoints and the peers'. Where several claim one, the node says whose
+    /// it is, and this host's stay its own. IPv6 link-local addresses need not be listed.
+    pub hosts: FastMap<IpAddr, Neighbor>,
+    /// Whether senders have to use the addresses of their records only. Without it a member may use any IP address, and
+    /// any Ethernet address that is no one's, as VRRP does; questions for addresses that no record has are then flooded.
+    pub spoof_check: bool,
+    /// Whether multicast is carried. Without it only what IPv6's neighbour discovery needs is.
+    pub multicast: bool,
+    /// Which peers want a group's frames: multicast groups but the link-local ones, which reach every member.
+    pub subscribers: FastMap<IpAddr, Vec<PeerIdx>>,
+}
+
+impl Default for NetworkView {
+    fn default() -> Self {
+        Self {
+            overlay_mtu: 0,
+            fdb: FastMap::default(),
+            members: Vec::new(),
+            local: HashSet::default(),
+            hosts: FastMap::default(),
+            spoof_check: true,
+            multicast: true,
+            subscribers: FastMap::default(),
+        }
+    }
+}
+
+/// On which host an address is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// On this one.
+    Local,
+    /// On a peer.
+    Peer(PeerIdx),
+}
+
+/// The endpoint that has an IP address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbor {
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Where it is.
+    pub owner: Owner,
 }
 
 /// One peer.
@@ -146,8 +189,18 @@ pub enum Verdict {
     Unicast(PeerIdx),
     /// To every member of the network.
     Flood,
+    /// To the [subscribers](NetworkView::subscribers) of the group.
+    Multicast(IpAddr),
+    /// To this host's node: it says in which groups a container is. See [`Groups`](crate::Groups).
+    Report,
     /// Nowhere.
     Drop(DropReason),
+    /// Back, as an answer in the name of that endpoint: see [`write_answer`](crate::write_answer).
+    Answer(Mac),
+    /// Nowhere: it asks for an address that no one has. Counts as [`DropReason::UnknownNeighbor`].
+    UnknownNeighbor(IpAddr),
+    /// Nowhere, and not worth a count: whom it concerns has it already.
+    Ignore,
 }
 
 /// Destination and source of an Ethernet frame.
@@ -158,16 +211,21 @@ fn addresses(frame: &[u8]) -> Option<(Mac, Mac)> {
 }
 
 impl NetworkView {
-    /// Where a frame from this host's containers goes. Nothing is learnt from it.
+    /// Where a frame from this host's containers goes by its Ethernet addresses alone; what is in it is judged by
+    /// [`outgoing`](Self::outgoing). Nothing is learnt from it.
     #[must_use]
     #[inline]
     pub fn forward(&self, frame: &[u8]) -> Verdict {
-        let Some((destination, source)) = addresses(frame) else {
-            return Verdict::Drop(DropReason::Unsupported);
-        };
-        if !self.local.contains(&source) {
-            return Verdict::Drop(DropReason::ForeignSource);
+        match addresses(frame) {
+            Some((_, source)) if self.may_send_locally(source) => self.route(frame),
+            Some(_) => Verdict::Drop(DropReason::ForeignSource),
+            None => Verdict::Drop(DropReason::Unsupported),
         }
+    }
+
+    #[inline]
+    pub(crate) fn route(&self, frame: &[u8]) -> Verdict {
+        let Some((destination, _)) = addresses(frame) else { return Verdict::Drop(DropReason::Unsupported) };
         if destination.is_group() {
             return Verdict::Flood;
         }
@@ -176,10 +234,17 @@ impl NetworkView {
             None => Verdict::Drop(DropReason::UnknownUnicast),
         }
     }
+
+    #[inline]
+    pub(crate) fn may_send_locally(&self, source: Mac) -> bool {
+        self.local.contains(&source)
+            || (!self.spoof_check && !source.is_group() && !self.fdb.contains_key(&source))
+    }
 }
 
 impl Snapshot {
-    /// Whether `peer` may put `frame` onto `network`: it is a member, and owns the source address.
+    /// Whether `peer` may put a frame with the Ethernet source of `frame` onto `network`; what is in it is judged by
+    /// [`incoming`](Self::incoming).
     ///
     /// # Errors
     /// Why not.
@@ -187,12 +252,11 @@ impl Snapshot {
     pub fn admit(&self, peer: PeerIdx, network: NetworkId, frame: &[u8]) -> Result<(), DropReason> {
         let view = self.networks.get(&network).ok_or(DropReason::UnknownNetwork)?;
         let (_, source) = addresses(frame).ok_or(DropReason::BadInner)?;
-        if view.fdb.get(&source) == Some(&peer) {
-            Ok(())
-        } else if view.members.contains(&peer) {
-            Err(DropReason::SpoofedMac)
-        } else {
-            Err(DropReason::NotMember)
+        match view.fdb.get(&source) {
+            Some(&owner) if owner == peer => Ok(()),
+            _ if !view.members.contains(&peer) => Err(DropReason::NotMember),
+            None if !view.spoof_check && !source.is_group() && !view.local.contains(&source) => Ok(()),
+            _ => Err(DropReason::SpoofedMac),
         }
     }
 }
@@ -215,6 +279,7 @@ mod tests {
             fdb: [(BOB, 0)].into_iter().collect(),
             members: vec![0, 1],
             local: [ALICE].into_iter().collect(),
+            ..NetworkView::default()
         }
     }
 

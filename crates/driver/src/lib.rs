@@ -38,7 +38,8 @@ pub use model::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, Join, Joined, NodeDiscovery, Pool, derive_mac,
 };
 pub use options::{
-    MAX_MTU, MIN_MTU, NetworkOptions, OptionFault, OptionSpec, WeftId, endpoint_option_faults, known_options,
+    MAX_MTU, MIN_MTU, NetworkOptions, OnByDefault, OptionFault, OptionSpec, WeftId, endpoint_option_faults,
+    known_options,
 };
 pub use policy::{Call, Engine, Scope, Verdict, verdict};
 pub use record::{EndpointRecord, NetworkRecord};

@@ -14,6 +14,8 @@ pub const MAX_MTU: u16 = u16::MAX - overhead(AddressFamily::Ipv4);
 
 const MTU: &str = "com.docker.network.driver.mtu";
 const ID: &str = "weft.id";
+const SPOOF_CHECK: &str = "weft.spoof-check";
+const MULTICAST: &str = "weft.multicast";
 
 /// The name by which hosts outside a swarm agree that they mean the same network: 1 to 64 of `A-Z a-z 0-9 _ . -`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -91,6 +93,35 @@ impl fmt::Display for OptionFault {
     }
 }
 
+/// A switch that is on unless it is turned off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OnByDefault(pub bool);
+
+impl OnByDefault {
+    /// Whether it is on.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self.0
+    }
+
+    /// `on` and `off`, in lower case, and nothing else.
+    fn set(&mut self, value: &str) -> bool {
+        match value {
+            "on" => self.0 = true,
+            "off" => self.0 = false,
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl Default for OnByDefault {
+    fn default() -> Self {
+        Self(true)
+    }
+}
+
 /// A network's options after checking.
 ///
 /// A network with [`faults`](Self::faults) is recorded but carries nothing: its endpoints are refused.
@@ -100,6 +131,12 @@ pub struct NetworkOptions {
     pub mtu: Option<u16>,
     /// `weft.id`; `None`: Docker's network id names the network.
     pub weft_id: Option<WeftId>,
+    /// `weft.spoof-check`: drop what a container sends from addresses that Docker did not give it. On by default.
+    #[serde(default)]
+    pub spoof_check: OnByDefault,
+    /// `weft.multicast`: carry multicast. On by default.
+    #[serde(default)]
+    pub multicast: OnByDefault,
     /// Everything that was given and cannot be honoured, in the order of the options' names.
     #[serde(default)]
     pub faults: Vec<OptionFault>,
@@ -149,7 +186,17 @@ const KNOWN: &[OptionSpec] = &[
             Err(_) => false,
         },
     },
+    OptionSpec {
+        name: SPOOF_CHECK,
+        accepted: on_or_off,
+        set: |options, value| options.spoof_check.set(value),
+    },
+    OptionSpec { name: MULTICAST, accepted: on_or_off, set: |options, value| options.multicast.set(value) },
 ];
+
+fn on_or_off() -> String {
+    "on or off".to_owned()
+}
 
 /// The options that a network may be given.
 #[must_use]
@@ -242,6 +289,37 @@ mod tests {
             let options = parse(ID, bad);
             assert_eq!((options.weft_id, options.faults.len()), (None, 1), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn switches_are_on_unless_turned_off() {
+        let states = |options: &NetworkOptions| (options.spoof_check.is_on(), options.multicast.is_on());
+        assert_eq!(states(&NetworkOptions::default()), (true, true));
+        assert_eq!(states(&parse(SPOOF_CHECK, "off")), (false, true));
+        assert_eq!(states(&parse(MULTICAST, "off")), (true, false));
+        for name in [SPOOF_CHECK, MULTICAST] {
+            assert_eq!((states(&parse(name, "on")), parse(name, "on").faults.len()), ((true, true), 0));
+            for bad in ["", "On", "OFF", "true", "false", "0", "1", " off", "no"] {
+                let options = parse(name, bad);
+                assert_eq!((states(&options), options.faults.len()), ((true, true), 1), "{name}={bad:?}");
+                let text = options.faults[0].to_string();
+                assert!(text.contains(name) && text.contains("accepted is on or off"), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn records_from_before_the_switches_are_read_as_on() {
+        let old = r#"{"mtu":1400,"weft_id":null,"faults":[]}"#;
+        let options: NetworkOptions = serde_json::from_str(old).unwrap();
+        assert_eq!(
+            (options.mtu, options.spoof_check.is_on(), options.multicast.is_on()),
+            (Some(1400), true, true)
+        );
+        let off = NetworkOptions { spoof_check: OnByDefault(false), ..options };
+        let text = serde_json::to_string(&off).unwrap();
+        assert!(text.contains(r#""spoof_check":false"#), "{text}");
+        assert_eq!(serde_json::from_str::<NetworkOptions>(&text).unwrap(), off);
     }
 
     #[test]

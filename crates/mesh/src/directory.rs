@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_wire::{Mac, NetworkId, PeerId};
 
@@ -12,12 +12,17 @@ use crate::record::{Endpoint, EndpointTag, Membership};
 
 type Claim = (PeerId, EndpointTag);
 
+/// How long an address must have been someone's before a later claim of another no longer counts.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+
 /// One network.
 #[derive(Debug, Default)]
 struct Network {
     members: BTreeMap<PeerId, Membership>,
     endpoints: BTreeMap<Claim, Arc<Endpoint>>,
     claims: HashMap<Address, BTreeSet<Claim>>,
+    /// Who has each address that is claimed, and when that is reported to others.
+    holders: HashMap<Address, (Claim, Instant)>,
 }
 
 /// Two claims of one address.
@@ -44,10 +49,31 @@ fn addresses(endpoint: &Endpoint) -> impl Iterator<Item = Address> + '_ {
 }
 
 impl Network {
-    /// Who has an address: of those who claim it the first living, else the first.
-    fn holder(&self, address: Address, down: &HashSet<PeerId>) -> Option<Claim> {
-        let claims = self.claims.get(&address)?;
-        claims.iter().find(|(peer, _)| !down.contains(peer)).or_else(|| claims.first()).copied()
+    /// Who has an address.
+    fn holder(&self, address: Address) -> Option<Claim> {
+        self.holders.get(&address).map(|(claim, _)| *claim)
+    }
+
+    /// Decides who has an address. Whoever has had it for a while keeps it as long as it lives, so that nobody can
+    /// take what another has; of those that claim it at about the same time the living with the lowest id gets it, so
+    /// that all hosts decide alike.
+    fn settle(&mut self, address: Address, down: &HashSet<PeerId>, reported_at: Instant) {
+        let Some(claims) = self.claims.get(&address) else {
+            self.holders.remove(&address);
+            return;
+        };
+        let last = self.holders.get(&address).copied();
+        let keeps = last.filter(|(claim, at)| {
+            claims.contains(claim) && !down.contains(&claim.0) && reported_at >= *at + SETTLED_AFTER
+        });
+        let first =
+            || claims.iter().find(|(peer, _)| !down.contains(peer)).or_else(|| claims.first()).copied();
+        let Some(holder) = keeps.map(|(claim, _)| claim).or_else(first) else { return };
+        if last.is_none_or(|(claim, _)| claim.0 != holder.0) {
+            self.holders.insert(address, (holder, reported_at));
+        } else if let Some((claim, _)) = self.holders.get_mut(&address) {
+            *claim = holder;
+        }
     }
 
     fn is_empty(&self) -> bool {
@@ -108,7 +134,7 @@ impl Directory {
             .collect();
         let touched: BTreeSet<Address> =
             gone.iter().chain(&come).flat_map(|endpoint| addresses(endpoint)).collect();
-        let before: Vec<_> = touched.iter().map(|address| held.holder(*address, &self.down)).collect();
+        let before: Vec<_> = touched.iter().map(|address| held.holder(*address)).collect();
         for endpoint in &gone {
             held.endpoints.remove(&(peer, endpoint.tag));
             for address in addresses(endpoint) {
@@ -158,7 +184,7 @@ impl Directory {
         for (id, network) in &self.networks {
             let own = network.endpoints.range((peer, EndpointTag([0; 16]))..=(peer, EndpointTag([0xff; 16])));
             for address in own.flat_map(|(_, endpoint)| addresses(endpoint)) {
-                touched.push((*id, address, network.holder(address, &self.down)));
+                touched.push((*id, address, network.holder(address)));
             }
         }
         if down {
@@ -180,8 +206,9 @@ impl Directory {
         reported_at: Instant,
         events: &mut impl Extend<Event>,
     ) {
-        let Some(held) = self.networks.get(&network) else { return };
-        let after = held.holder(address, &self.down);
+        let Some(held) = self.networks.get_mut(&network) else { return };
+        held.settle(address, &self.down, reported_at);
+        let after = held.holder(address);
         if let (Some((from, _)), Some((to, _))) = (before, after)
             && from != to
         {
@@ -195,12 +222,12 @@ impl Directory {
             .map(|(peer, _)| *peer)
             .filter(|peer| !self.down.contains(peer))
             .collect();
-        let keeper = living.first().copied();
+        let keeper = after.map(|(peer, _)| peer).filter(|peer| living.contains(peer));
         self.disputes.retain(|dispute, _| {
             (dispute.network, dispute.address) != (network, address)
                 || (Some(dispute.keeper) == keeper && living.contains(&dispute.loser))
         });
-        for loser in living.iter().skip(1) {
+        for loser in living.iter().filter(|peer| Some(**peer) != keeper) {
             let Some(keeper) = keeper else { break };
             let dispute = Dispute { network, address, keeper, loser: *loser };
             self.disputes.entry(dispute).or_insert(Some(reported_at));
@@ -247,7 +274,7 @@ impl Directory {
         address: Address,
     ) -> Option<(PeerId, &Arc<Endpoint>)> {
         let held = self.networks.get(&network)?;
-        let claim = held.holder(address, &self.down)?;
+        let claim = held.holder(address)?;
         held.endpoints.get(&claim).map(|endpoint| (claim.0, endpoint))
     }
 

@@ -56,5 +56,5 @@ pub use record::{
     MAX_VALUE_LEN, Membership, PeerInfo, Scope,
 };
 
-/// Longest message, in bytes.
-pub const MAX_MESSAGE_LEN: usize = 1200;
+/// Longest message, in bytes. Sealed, and wrapped once more for a relay, it fits the smallest underlay MTU, 1280 bytes.
+pub const MAX_MESSAGE_LEN: usize = 1120;

@@ -312,6 +312,22 @@ impl Mesh {
         }
     }
 
+    /// Takes back [`Self::revoke`]: the peer may come again as a new one.
+    pub fn pardon(&mut self, peer: PeerId) {
+        self.revoked.remove(&peer);
+    }
+
+    /// Forgets a peer that is down, so that it is no longer tried. Whether it was down and known; a living one stays.
+    pub fn forget(&mut self, peer: PeerId, now: Instant) -> bool {
+        self.now = self.now.max(now);
+        let forgotten = self.peers.get(&peer).is_some_and(|known| !known.up);
+        if forgotten {
+            self.shut_out(peer);
+            self.settle();
+        }
+        forgotten
+    }
+
     /// Begins to stop: tells all, so that nobody waits for this peer. [`Self::has_left`] turns true a moment later;
     /// until then the mesh is to be driven on.
     pub fn leave(&mut self, now: Instant) {

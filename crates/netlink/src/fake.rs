@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use weft_wire::{EndpointId, Mac, NetworkId};
 
 use crate::firewall::{Backend, Family, Finding, FirewallError, FirewallReport, ForwardRules, Table};
+use crate::guard::{GuardDrops, GuardError, GuardReport, GuardState, Guarded};
 use crate::links::{
     BoxFuture, EndpointLinks, EndpointSpec, EnsureError, Ipv6State, LinkFailure, LinkState, Links,
     NetworkSpec, Outcome, QueryError, RemoveError, Step,
@@ -27,6 +28,9 @@ struct State {
     stray_taps: BTreeSet<NetworkId>,
     foreign: BTreeSet<String>,
     fail_next: Option<io::ErrorKind>,
+    guards: BTreeMap<EndpointId, (Mac, Vec<IpAddr>)>,
+    drops: BTreeMap<EndpointId, GuardDrops>,
+    guards_lacking: bool,
     underlay_mtu: Option<u16>,
     addresses: Vec<(IpAddr, String)>,
     n_links: u32,
@@ -83,6 +87,30 @@ impl FakeWiring {
     /// The endpoint's sandbox is gone, and the pair with it.
     pub fn destroy_sandbox(&self, endpoint: &EndpointId) {
         self.state().endpoints.remove(endpoint);
+    }
+
+    /// The kernel cannot check what containers send from now on.
+    pub fn lack_guards(&self) {
+        let mut state = self.state();
+        state.guards_lacking = true;
+        state.guards.clear();
+    }
+
+    /// Someone has thrown all guards away.
+    pub fn flush_guards(&self) {
+        self.state().guards.clear();
+    }
+
+    /// The endpoints that have a guard, with the addresses it lets pass.
+    #[must_use]
+    pub fn guards(&self) -> Vec<(EndpointId, Mac, Vec<IpAddr>)> {
+        let guards = self.state().guards.clone();
+        guards.into_iter().map(|(id, (mac, addresses))| (id, mac, addresses)).collect()
+    }
+
+    /// Sets what [`Links::guard_drops`] answers for an endpoint while it has a guard.
+    pub fn set_guard_drops(&self, endpoint: &EndpointId, drops: GuardDrops) {
+        self.state().drops.insert(endpoint.clone(), drops);
     }
 
     /// Sets what [`Links::underlay_mtu`] answers, in bytes.
@@ -192,7 +220,36 @@ impl State {
                 (Outcome::Created, false)
             }
         };
-        Ok(EndpointLinks { names, outcome, claimed, ipv6: Ipv6State::Disabled })
+        let guarded = match (spec.spoof_check, self.guards_lacking) {
+            (false, _) => Guarded::Off,
+            (true, true) => Guarded::Lacking,
+            (true, false) => Guarded::Yes,
+        };
+        self.set_guard(spec);
+        Ok(EndpointLinks { names, outcome, claimed, ipv6: Ipv6State::Disabled, guarded })
+    }
+
+    /// Whether that changed something.
+    fn set_guard(&mut self, spec: &EndpointSpec) -> bool {
+        let wanted = (spec.mac, spec.addresses.clone());
+        if !spec.spoof_check || self.guards_lacking {
+            self.guards.remove(&spec.id).is_some()
+        } else {
+            self.guards.insert(spec.id.clone(), wanted.clone()) != Some(wanted)
+        }
+    }
+
+    fn ensure_guards(&mut self, specs: &[EndpointSpec]) -> GuardReport {
+        let mut report = GuardReport::default();
+        for spec in specs.iter().filter(|spec| self.endpoints.contains_key(&spec.id)).collect::<Vec<_>>() {
+            let changed = usize::from(self.set_guard(spec));
+            *if spec.spoof_check { &mut report.n_restored } else { &mut report.n_removed } += changed;
+        }
+        let Self { guards, endpoints, .. } = self;
+        let n_before = guards.len();
+        guards.retain(|id, _| endpoints.contains_key(id));
+        report.n_removed += n_before - guards.len();
+        report
     }
 
     fn inventory(&self) -> Inventory {
@@ -239,6 +296,7 @@ impl Links for FakeWiring {
             let mut state = self.state();
             state.removing(&endpoint.0)?;
             state.endpoints.remove(endpoint);
+            state.guards.remove(endpoint);
             Ok(())
         })
     }
@@ -250,6 +308,8 @@ impl Links for FakeWiring {
             state.networks.remove(&network);
             state.stray_taps.remove(&network);
             state.endpoints.retain(|_, endpoint| endpoint.spec.network != network);
+            let State { guards, endpoints, .. } = &mut *state;
+            guards.retain(|id, _| endpoints.contains_key(id));
             Ok(())
         })
     }
@@ -261,6 +321,29 @@ impl Links for FakeWiring {
             state.stray_taps.retain(|id| names::tap_name(*id) != name);
             Ok(())
         })
+    }
+
+    fn ensure_guards<'a>(
+        &'a self,
+        endpoints: &'a [EndpointSpec],
+    ) -> BoxFuture<'a, Result<GuardReport, GuardError>> {
+        Box::pin(async move { Ok(self.state().ensure_guards(endpoints)) })
+    }
+
+    fn guard_drops(&self) -> BoxFuture<'_, Result<Vec<(EndpointId, GuardDrops)>, GuardError>> {
+        Box::pin(async {
+            let state = self.state();
+            let drops = |id: &EndpointId| state.drops.get(id).copied().unwrap_or_default();
+            Ok(state.guards.keys().map(|id| (id.clone(), drops(id))).collect())
+        })
+    }
+
+    fn guard_state(&self) -> GuardState {
+        if self.state().guards_lacking {
+            GuardState::Lacking { reason: "the fake was told to".to_owned() }
+        } else {
+            GuardState::Working
+        }
     }
 
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>> {
@@ -349,6 +432,8 @@ mod tests {
             network: network.id,
             docker_network_id: "n1".into(),
             mac: Mac([2, 0, 0, 0, 0, 1]),
+            addresses: vec![[10, 0, 0, 1].into()],
+            spoof_check: true,
             overlay_mtu: 1418,
         };
         (network, endpoint)
@@ -372,6 +457,27 @@ mod tests {
         links.remove_network(network.id).await.unwrap();
         links.remove_endpoint(&endpoint.id).await.unwrap();
         assert!(fake.is_empty());
+    }
+
+    #[tokio::test]
+    async fn fake_guards_come_and_go_with_their_endpoints() {
+        let fake = FakeWiring::new();
+        let (network, endpoint) = specs();
+        let nothing = GuardReport::default();
+        assert_eq!(fake.ensure_guards(std::slice::from_ref(&endpoint)).await.unwrap(), nothing);
+        fake.ensure_bridge(&network).await.unwrap();
+        assert_eq!(fake.ensure_endpoint(&endpoint).await.unwrap().guarded, Guarded::Yes);
+        assert_eq!(fake.ensure_guards(std::slice::from_ref(&endpoint)).await.unwrap(), nothing);
+        fake.flush_guards();
+        assert_eq!(fake.ensure_guards(std::slice::from_ref(&endpoint)).await.unwrap().n_restored, 1);
+        let drops = GuardDrops { ip: 3, ..GuardDrops::default() };
+        fake.set_guard_drops(&endpoint.id, drops);
+        assert_eq!(fake.guard_drops().await.unwrap(), [(endpoint.id.clone(), drops)]);
+        let open = EndpointSpec { spoof_check: false, ..endpoint.clone() };
+        assert_eq!(fake.ensure_guards(&[open]).await.unwrap().n_removed, 1);
+        fake.lack_guards();
+        assert_eq!(fake.ensure_endpoint(&endpoint).await.unwrap().guarded, Guarded::Lacking);
+        assert_eq!(fake.guards(), []);
     }
 
     #[tokio::test]

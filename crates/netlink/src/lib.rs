@@ -12,6 +12,8 @@
 //! * [`Wiring`] makes and removes links over rtnetlink; [`Links`] is the seam, [`FakeWiring`] its fake.
 //! * [`Firewall`] keeps bridged frames out of dockerd's `FORWARD` policy; [`ForwardRules`] is the seam,
 //!   [`FakeFirewall`] its fake.
+//! * Each endpoint's frames are held to its addresses by nftables rules on its host-side veth ([`EndpointSpec`]'s
+//!   `spoof_check`), also within the host; [`Links::guard_drops`] counts what was dropped.
 //! * [`names`] and what decides (ownership, inventory, which rule where) is pure.
 //!
 //! **Who owns what.** Links outlive the daemon: same-host traffic goes on while it is away, and the next one adopts
@@ -25,6 +27,7 @@
 
 mod fake;
 pub mod firewall;
+mod guard;
 mod inventory;
 mod link;
 mod links;
@@ -33,6 +36,7 @@ mod wiring;
 
 pub use fake::{FakeFirewall, FakeWiring};
 pub use firewall::{Finding, Firewall, FirewallError, FirewallReport, ForwardRules};
+pub use guard::{GuardDrops, GuardError, GuardReport, GuardState, Guarded};
 pub use inventory::{FoundEndpoint, FoundNetwork, Inventory, StrayLink};
 pub use links::{
     BoxFuture, EndpointLinks, EndpointSpec, EnsureError, Ipv6State, LinkFailure, LinkState, Links,

@@ -8,6 +8,7 @@ use std::pin::Pin;
 use weft_wire::{EndpointId, Mac, NetworkId};
 
 use crate::Inventory;
+use crate::guard::{GuardDrops, GuardError, GuardReport, GuardState, Guarded};
 
 /// A boxed future, so that `dyn` [`Links`] is possible.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -34,6 +35,10 @@ pub struct EndpointSpec {
     pub docker_network_id: String,
     /// Ethernet address of the container side.
     pub mac: Mac,
+    /// The IP addresses that Docker gave it.
+    pub addresses: Vec<IpAddr>,
+    /// Whether its frames are dropped unless they come from `mac` and `addresses`.
+    pub spoof_check: bool,
     /// MTU of both sides, bytes.
     pub overlay_mtu: u16,
 }
@@ -81,6 +86,8 @@ pub struct EndpointLinks {
     pub claimed: bool,
     /// IPv6 on the host side.
     pub ipv6: Ipv6State,
+    /// Whether what the container sends is checked.
+    pub guarded: Guarded,
 }
 
 /// What was being done to a link.
@@ -150,6 +157,9 @@ pub enum EnsureError {
     /// The kernel refused.
     #[error(transparent)]
     Kernel(#[from] LinkFailure),
+    /// The rules for what the container may send were not set. A kernel that has no such rules is no error.
+    #[error(transparent)]
+    Guard(#[from] GuardError),
 }
 
 /// Some links could not be removed; all others are gone. Calling again tries those that remain.
@@ -182,7 +192,8 @@ pub trait Links: Send + Sync {
     fn attach_tap<'a>(&'a self, spec: &'a NetworkSpec) -> BoxFuture<'a, Result<LinkState, EnsureError>>;
 
     /// Makes the endpoint's veth pair or adopts it. The container side has its address and MTU and is left down for
-    /// dockerd; one that dockerd has moved already is left alone.
+    /// dockerd; one that dockerd has moved already is left alone. What the container may send is set before the host
+    /// side is up.
     fn ensure_endpoint<'a>(
         &'a self,
         spec: &'a EndpointSpec,
@@ -197,6 +208,19 @@ pub trait Links: Send + Sync {
     /// Deletes one link that [`Inventory::strays`] named; a link that is not weft's is left. Success when weft has no
     /// link of that name. Mind that a TAP is a stray too between its making and [`Links::attach_tap`].
     fn remove_stray<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RemoveError>>;
+
+    /// Sets right what each of these endpoints may send, if its links are there, and removes such rules where nothing
+    /// needs them. Idempotent and cheap enough for every few seconds: three listings.
+    fn ensure_guards<'a>(
+        &'a self,
+        endpoints: &'a [EndpointSpec],
+    ) -> BoxFuture<'a, Result<GuardReport, GuardError>>;
+
+    /// What each endpoint's guard has dropped since it was set; endpoints without one are left out.
+    fn guard_drops(&self) -> BoxFuture<'_, Result<Vec<(EndpointId, GuardDrops)>, GuardError>>;
+
+    /// Whether this host can check what containers send, as the last call found.
+    fn guard_state(&self) -> GuardState;
 
     /// Lists what is there.
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>>;

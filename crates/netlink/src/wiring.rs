@@ -14,13 +14,14 @@ use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use tokio::sync::Mutex;
 use weft_wire::{ETHERNET_HEADER_LEN, EndpointId, HEADER_LEN, INNER_HEADER_LEN, Mac, NetworkId, TAG_LEN};
 
+use crate::guard::{GuardDrops, GuardError, GuardReport, GuardState, Guards};
 use crate::link::{Kind, Link, Owner};
 use crate::links::{
     BoxFuture, EndpointLinks, EndpointSpec, EnsureError, LinkFailure, LinkState, Links, NetworkSpec, Outcome,
     QueryError, RemoveError, Step,
 };
 use crate::names::{self, Alias};
-use crate::{Inventory, VethNames};
+use crate::{FoundEndpoint, Inventory, VethNames};
 use kernel::Kernel;
 
 /// The links of one network namespace. Cheap to clone; all clones share one netlink socket.
@@ -39,6 +40,7 @@ use kernel::Kernel;
 #[derive(Debug, Clone)]
 pub struct Wiring {
     kernel: Kernel,
+    guards: Guards,
     /// Held while links change, so that two calls for one link do not both find it missing.
     changing: Arc<Mutex<()>>,
 }
@@ -52,7 +54,7 @@ fn segments_of_a_train(overlay_mtu: u16) -> u32 {
 }
 
 impl Wiring {
-    /// Opens a netlink socket in the calling thread's network namespace and spawns the task that serves it, which
+    /// Opens netlink sockets in the calling thread's network namespace and spawns the task that serves one, which
     /// ends when the last clone is dropped. Needs no privilege; changing links later needs CAP_NET_ADMIN.
     ///
     /// # Errors
@@ -61,7 +63,7 @@ impl Wiring {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { kernel: Kernel::new()?, changing: Arc::default() })
+        Ok(Self { kernel: Kernel::new()?, guards: Guards::new(), changing: Arc::default() })
     }
 
     async fn ensure_bridge(&self, spec: &NetworkSpec) -> Result<LinkState, EnsureError> {
@@ -227,8 +229,10 @@ impl Wiring {
                 .build();
             self.kernel.change(&names.container, Step::Configure, message).await?;
         }
+        // A bridge takes no frames from a port that is down.
+        let guarded = self.guards.ensure(&names.host, spec, outcome == Outcome::Created).await?;
         self.kernel.up(&names.host, host.index).await?;
-        Ok(EndpointLinks { names: names.clone(), outcome, claimed, ipv6 })
+        Ok(EndpointLinks { names: names.clone(), outcome, claimed, ipv6, guarded })
     }
 
     async fn remove(&self, wanted: impl Fn(&Link) -> bool + Send) -> Result<(), RemoveError> {
@@ -244,6 +248,13 @@ impl Wiring {
         for link in links.iter().filter(|l| l.is_removable() && wanted(l)) {
             if let Err(failure) = self.kernel.delete(&link.name, link.index).await {
                 failures.push(failure);
+                continue;
+            }
+            // Some kernels remove the chain with its device. One that is left does no harm and is collected later.
+            if names::is_host_veth(&link.name)
+                && let Err(error) = self.guards.remove(&link.name).await
+            {
+                tracing::debug!(link = link.name, %error, "a guard is left behind");
             }
         }
         if failures.is_empty() { Ok(()) } else { Err(RemoveError { failures }) }
@@ -273,6 +284,21 @@ impl Wiring {
                 || link.kind == Kind::Veth && index.is_some() && link.master == index
         })
         .await
+    }
+
+    async fn ensure_guards(&self, endpoints: &[EndpointSpec]) -> Result<GuardReport, GuardError> {
+        let _changing = self.changing.lock().await;
+        let links = self.kernel.links().await.map_err(GuardError::Links)?;
+        let veths =
+            links.into_iter().filter(|link| link.kind == Kind::Veth && names::is_host_veth(&link.name));
+        self.guards.ensure_all(endpoints, &veths.map(|link| link.name).collect()).await
+    }
+
+    async fn guard_drops(&self) -> Result<Vec<(EndpointId, GuardDrops)>, GuardError> {
+        let drops = self.guards.drops().await?;
+        let inventory = Inventory::of(&self.kernel.links().await.map_err(GuardError::Links)?);
+        let of = |endpoint: FoundEndpoint| Some((endpoint.id, *drops.get(&endpoint.host)?));
+        Ok(inventory.endpoints.into_iter().filter_map(of).collect())
     }
 
     /// The link of that name if it is weft's; `None` when there is none.
@@ -373,6 +399,21 @@ impl Links for Wiring {
 
     fn remove_stray<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), RemoveError>> {
         Box::pin(self.remove(move |link| link.name == name))
+    }
+
+    fn ensure_guards<'a>(
+        &'a self,
+        endpoints: &'a [EndpointSpec],
+    ) -> BoxFuture<'a, Result<GuardReport, GuardError>> {
+        Box::pin(self.ensure_guards(endpoints))
+    }
+
+    fn guard_drops(&self) -> BoxFuture<'_, Result<Vec<(EndpointId, GuardDrops)>, GuardError>> {
+        Box::pin(self.guard_drops())
+    }
+
+    fn guard_state(&self) -> GuardState {
+        self.guards.state()
     }
 
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>> {

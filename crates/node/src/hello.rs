@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Longest name of a peer, in bytes.
-pub(crate) const MAX_NAME_LEN: usize = 64;
+pub(crate) const MAX_NAME_LEN: usize = weft_mesh::MAX_NAME_LEN;
 
 /// Sent encrypted in the second and third handshake message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,12 +13,17 @@ pub(crate) struct Hello {
 }
 
 impl Hello {
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let mut name = self.name.clone();
+    /// Cuts the name to its limit.
+    pub(crate) fn new(name: &str) -> Self {
+        let mut name = name.to_owned();
         while name.len() > MAX_NAME_LEN {
             name.pop();
         }
-        postcard::to_allocvec(&Self { name }).unwrap_or_default()
+        Self { name }
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
     }
 
     /// `None` when the bytes are no hello: then the peer is of another version or faulty.
@@ -35,9 +40,9 @@ mod tests {
 
     #[test]
     fn long_names_are_cut_and_control_characters_refused() {
-        let long = Hello { name: "é".repeat(40) };
+        let long = Hello::new(&"é".repeat(40));
         let read = Hello::from_bytes(&long.to_bytes()).unwrap();
-        assert_eq!(read.name, "é".repeat(32));
+        assert_eq!(read.name, "é".repeat(31));
         assert_eq!(Hello::from_bytes(&Hello { name: "a\x1b[2J".into() }.to_bytes()), None);
     }
 }

@@ -1,20 +1,23 @@
 //! One peer: its sessions, and the attempts to reach it.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use weft_dataplane::{PeerCounters, SessionActivity};
-use weft_noise::{RecvSession, Role, SendSession};
+use weft_noise::{RecvSession, Role, SecretId, SendSession};
 use weft_wire::PeerId;
 
-use crate::node::FDB_HOLD;
+use crate::control::Refusal;
 
-/// First wait between two attempts to reach an address that does not answer; doubles up to [`MAX_BACKOFF`].
+/// First wait between two attempts to reach a peer that does not answer; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest wait between two attempts: a host that comes back is found within this time, for ever.
-const MAX_BACKOFF: Duration = Duration::from_secs(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Messages that wait for a session; older ones go, since the mesh repeats what matters.
+const MAX_QUEUED: usize = 16;
 
 /// A session with a peer, in use for sending or only kept to open what is still under way.
 #[derive(Debug)]
@@ -24,6 +27,7 @@ pub(crate) struct Session {
     pub(crate) role: Role,
     /// The attempt that it came of, when this side made one.
     pub(crate) tag: Option<u64>,
+    pub(crate) secret: SecretId,
     pub(crate) born: Instant,
     pub(crate) remote: SocketAddr,
     /// The peer has shown that it has the keys: a sealed datagram of it was opened.
@@ -33,6 +37,12 @@ pub(crate) struct Session {
     pub(crate) activity: Arc<SessionActivity>,
     /// Datagrams opened up to the last look.
     pub(crate) n_heard: u64,
+    /// When something was said that the peer has not answered yet.
+    pub(crate) unanswered_since: Option<Instant>,
+    /// When the peer said something that was not answered yet.
+    pub(crate) owed_since: Option<Instant>,
+    /// To be dropped then: it only told the peer something.
+    pub(crate) ends: Option<Instant>,
 }
 
 impl Session {
@@ -43,10 +53,9 @@ impl Session {
     }
 }
 
-/// When to try an address again, with exponential back-off and without an end.
+/// When to try again, with exponential back-off and without an end.
 #[derive(Debug, Clone)]
 pub(crate) struct Dial {
-    pub(crate) address: SocketAddr,
     pub(crate) next: Instant,
     backoff: Duration,
     /// An attempt is under way.
@@ -56,8 +65,8 @@ pub(crate) struct Dial {
 }
 
 impl Dial {
-    pub(crate) fn new(address: SocketAddr, now: Instant) -> Self {
-        Self { address, next: now, backoff: MIN_BACKOFF, trying: false, n_failed: 0 }
+    pub(crate) const fn new(now: Instant) -> Self {
+        Self { next: now, backoff: MIN_BACKOFF, trying: false, n_failed: 0 }
     }
 
     pub(crate) fn failed(&mut self, now: Instant) {
@@ -69,10 +78,7 @@ impl Dial {
 
     /// Forgets past failures: try at `now`.
     pub(crate) fn reset(&mut self, now: Instant) {
-        self.trying = false;
-        self.n_failed = 0;
-        self.backoff = MIN_BACKOFF;
-        self.next = now;
+        *self = Self::new(now);
     }
 }
 
@@ -81,47 +87,85 @@ impl Dial {
 pub(crate) struct Peer {
     pub(crate) id: PeerId,
     pub(crate) name: String,
+    /// Where it was last reached.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) dial: Dial,
     /// The session to send on.
     pub(crate) current: Option<u32>,
     /// The last time that a datagram of the peer was opened.
     pub(crate) last_heard: Option<Instant>,
-    /// `last_heard` is within the dead time: the peer is up.
-    pub(crate) alive: bool,
-    pub(crate) next_announce: Instant,
+    /// It shares a network with this host, so its session is kept.
+    pub(crate) is_neighbor: bool,
+    /// It does not answer directly though others say that it is alive.
+    pub(crate) is_cut: bool,
+    pub(crate) next_ping: Instant,
+    /// Nonce of the last ping, and when it was sent.
+    pub(crate) ping: Option<(u32, Instant)>,
+    /// Smoothed round trip, as RFC 6298 does.
+    pub(crate) rtt: Option<Duration>,
     pub(crate) counters: Arc<PeerCounters>,
-    /// It has completed a handshake, now or in an earlier run; else it is known by hearsay only.
-    pub(crate) proven: bool,
-    /// When it was first heard of.
-    pub(crate) since: Instant,
-    pub(crate) lapsed: bool,
+    /// Messages that wait for a session.
+    pub(crate) queue: VecDeque<Vec<u8>>,
+    /// What it said when it refused this host.
+    pub(crate) refused_us: Option<Refusal>,
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, name: String, address: SocketAddr, now: Instant) -> Self {
+    pub(crate) fn new(id: PeerId, name: String, address: Option<SocketAddr>, now: Instant) -> Self {
         Self {
             id,
             name,
-            dial: Dial::new(address, now),
+            address,
+            dial: Dial::new(now),
             current: None,
             last_heard: None,
-            alive: false,
-            next_announce: now,
+            is_neighbor: false,
+            is_cut: false,
+            next_ping: now,
+            ping: None,
+            rtt: None,
             counters: Arc::default(),
-            proven: false,
-            since: now,
-            lapsed: false,
+            queue: VecDeque::new(),
+            refused_us: None,
         }
     }
 
-    /// Whether frames may still be sent to what the peer announced.
-    pub(crate) fn holds_entries(&self, now: Instant) -> bool {
-        self.alive || self.last_heard.is_some_and(|heard| now < heard + FDB_HOLD)
+    pub(crate) fn enqueue(&mut self, message: Vec<u8>) {
+        if self.queue.len() >= MAX_QUEUED {
+            self.queue.pop_front();
+        }
+        self.queue.push_back(message);
     }
 
-    /// Whether the peer's entries lapsed since the last call.
-    pub(crate) fn take_lapsed(&mut self, now: Instant) -> bool {
-        let lapsed = !self.holds_entries(now);
-        std::mem::replace(&mut self.lapsed, lapsed) != lapsed && lapsed
+    /// Takes the answer to a ping.
+    pub(crate) fn pong(&mut self, nonce: u32, now: Instant) {
+        let Some((asked, at)) = self.ping.filter(|(asked, _)| *asked == nonce) else { return };
+        debug_assert_eq!(asked, nonce);
+        self.ping = None;
+        let sample = now.saturating_duration_since(at);
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_go_on_for_ever_at_most_five_seconds_apart() {
+        let now = Instant::now();
+        let mut dial = Dial::new(now);
+        (0..40).for_each(|_| dial.failed(now));
+        assert_eq!((dial.next - now, dial.n_failed), (MAX_BACKOFF, 40));
+        dial.reset(now);
+        dial.failed(now);
+        assert_eq!(dial.next - now, MIN_BACKOFF);
+    }
+
+    #[test]
+    fn the_oldest_message_goes_when_too_many_wait() {
+        let mut peer = Peer::new(PeerId([1; 16]), String::new(), None, Instant::now());
+        (0..20).for_each(|n| peer.enqueue(vec![n]));
+        assert_eq!((peer.queue.len(), &peer.queue[0][..]), (MAX_QUEUED, &[4u8][..]));
     }
 }

@@ -2,25 +2,21 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
 
-use weft_dataplane::{FastMap, NetworkView, PeerView, SessionView, Snapshot};
+use weft_dataplane::{FastMap, Neighbor, NetworkView, Owner, PeerView, SessionView, Snapshot};
 use weft_wire::{NetworkId, PeerId};
 
-use crate::node::{Event, Node};
+use crate::node::{LocalNetwork, Node};
 
-/// The snapshot of `node`, and the addresses that more than one peer announces.
-///
-/// Peers are taken in the order of their ids, so that every node resolves a duplicate alike: the lower id keeps it. An
-/// address of this host stays its own.
-pub(crate) fn build(node: &Node, now: Instant) -> (Snapshot, Vec<Event>) {
-    let mut duplicates = Vec::new();
+/// The snapshot of `node`. Where several claim an address the mesh says whose it is; one of this host stays its own.
+pub(crate) fn build(node: &Node) -> Snapshot {
     let index: HashMap<PeerId, usize> = node.peers.keys().enumerate().map(|(i, id)| (*id, i)).collect();
+    let unspecified = std::net::SocketAddr::from(([0, 0, 0, 0], 0));
     let peers = node.peers.values().map(|peer| {
         let session = peer.current.and_then(|n| node.sessions.get(&n));
         PeerView {
             id: peer.id,
-            remote: session.map_or(peer.dial.address, |s| s.remote),
+            remote: session.map(|s| s.remote).or(peer.address).unwrap_or(unspecified),
             send: session.map(|s| Arc::clone(&s.send)),
             counters: Arc::clone(&peer.counters),
         }
@@ -33,36 +29,48 @@ pub(crate) fn build(node: &Node, now: Instant) -> (Snapshot, Vec<Event>) {
         };
         Some((session.number, view))
     });
-    let mut networks: FastMap<NetworkId, NetworkView> = FastMap::default();
-    for network in node.networks.values() {
-        networks
-            .insert(network.id, NetworkView { overlay_mtu: network.overlay_mtu, ..NetworkView::default() });
+    let networks: FastMap<NetworkId, NetworkView> =
+        node.networks.values().map(|network| (network.id, network_view(node, network, &index))).collect();
+    Snapshot { networks, peers: peers.collect(), sessions: sessions.collect() }
+}
+
+fn network_view(node: &Node, network: &LocalNetwork, index: &HashMap<PeerId, usize>) -> NetworkView {
+    let mut view = NetworkView {
+        overlay_mtu: network.overlay_mtu,
+        spoof_check: network.spoof_check,
+        multicast: network.multicast,
+        ..NetworkView::default()
+    };
+    for endpoint in node.endpoints.values().filter(|e| e.network == network.id) {
+        view.local.insert(endpoint.mac);
+        let here = Neighbor { mac: endpoint.mac, owner: Owner::Local };
+        view.hosts.extend(endpoint.addresses.iter().map(|address| (*address, here)));
     }
-    for endpoint in node.endpoints.values() {
-        if let Some(view) = networks.get_mut(&endpoint.network) {
-            view.local.insert(endpoint.mac);
+    let members = node.mesh.members(network.id).filter_map(|(id, _)| index.get(&id).copied());
+    view.members = members.collect();
+    view.members.sort_unstable();
+    for (owner, group) in node.subscriptions(network.id) {
+        if let Some(position) = index.get(&owner) {
+            view.subscribers.entry(group).or_default().push(*position);
         }
     }
-    for (position, peer) in node.peers.values().enumerate().filter(|(_, p)| p.holds_entries(now)) {
-        let Some(remote) = node.exchange.remote(peer.id) else { continue };
-        for network in remote.networks() {
-            if let Some(view) = networks.get_mut(&network) {
-                view.members.push(position);
+    for subscribers in view.subscribers.values_mut() {
+        subscribers.sort_unstable();
+        subscribers.dedup();
+    }
+    for (owner, endpoint) in node.mesh.endpoints(network.id) {
+        let Some(position) = index.get(&owner) else { continue };
+        let keeper = node.mesh.endpoint_by_mac(network.id, endpoint.mac).map(|(keeper, _)| keeper);
+        if keeper == Some(owner) && !view.local.contains(&endpoint.mac) {
+            view.fdb.insert(endpoint.mac, *position);
+        }
+        for address in &endpoint.addresses {
+            let keeper = node.mesh.endpoint_by_ip(network.id, *address).map(|(keeper, _)| keeper);
+            if keeper == Some(owner) {
+                let there = Neighbor { mac: endpoint.mac, owner: Owner::Peer(*position) };
+                view.hosts.entry(*address).or_insert(there);
             }
         }
-        for endpoint in remote.endpoints().filter(|e| remote.is_member(e.network)) {
-            let Some(view) = networks.get_mut(&endpoint.network) else { continue };
-            let keeper = if view.local.contains(&endpoint.mac) {
-                node.id
-            } else {
-                let owner = *view.fdb.entry(endpoint.mac).or_insert(position);
-                node.peers.keys().nth(owner).copied().unwrap_or(peer.id)
-            };
-            if keeper != peer.id {
-                let (network, mac) = (endpoint.network, endpoint.mac);
-                duplicates.push(Event::DuplicateMac { network, mac, keeper, loser: peer.id });
-            }
-        }
     }
-    (Snapshot { networks, peers: peers.collect(), sessions: sessions.collect() }, duplicates)
+    view
 }

@@ -1,21 +1,24 @@
 //! What an operator wants to know of the node.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft_dataplane::PeerCounters;
-use weft_wire::{NetworkId, PeerId};
+use weft_wire::{Mac, NetworkId, PeerId};
 
-use crate::exchange::EndpointRecord;
+use crate::admission::{Judgement, RefusedPeer, Verdict};
+use crate::control::Refusal;
 use crate::node::Node;
 use crate::peer::Dial;
 
 /// How it stands with a peer or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathState {
-    /// There is a session, and the peer was heard lately.
+    /// It is alive and answers directly, or there was no need to ask it directly.
     Up,
+    /// It is alive, as others say, and does not answer directly.
+    Cut,
     /// An attempt is under way, and none has failed yet.
     Connecting,
     /// Attempts got no answer; they go on for ever.
@@ -29,16 +32,22 @@ pub struct PeerReport {
     pub id: Option<PeerId>,
     /// Its name; empty for an address that never answered.
     pub name: String,
-    /// Where it was last reached, or is tried.
-    pub address: SocketAddr,
+    /// Where it was last reached, or is tried; `None` for one that others speak of.
+    pub address: Option<SocketAddr>,
     /// How it stands.
     pub state: PathState,
+    /// The peer that forwards to it.
+    pub relay: Option<PeerId>,
     /// Age of the session in use.
     pub session_age: Option<Duration>,
     /// Time since a datagram of it was last opened, to a quarter of a second.
     pub silent_for: Option<Duration>,
+    /// Smoothed round trip of pings inside the session.
+    pub rtt: Option<Duration>,
     /// Attempts since the last success.
     pub n_failed: u32,
+    /// What it said when it refused this host.
+    pub refused_us: Option<Refusal>,
     /// Its networks that this host is on as well.
     pub networks: Vec<NetworkId>,
     /// Traffic to and from it.
@@ -48,12 +57,18 @@ pub struct PeerReport {
 /// An endpoint on another host.
 #[derive(Debug, Clone)]
 pub struct RemoteEndpoint {
+    /// A hash of Docker's endpoint id, 32 hexadecimal digits.
+    pub id: String,
+    /// Its network.
+    pub network: NetworkId,
     /// Its host.
     pub peer: PeerId,
     /// The host's name.
     pub peer_name: String,
-    /// What the host announced.
-    pub record: EndpointRecord,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// Its IP addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Node {
@@ -62,51 +77,80 @@ impl Node {
     pub fn peer_reports(&self, now: Instant) -> Vec<PeerReport> {
         let peers = self.peers.values().map(|peer| {
             let session = peer.current.and_then(|n| self.sessions.get(&n));
-            let remote = self.exchange.remote(peer.id);
+            let networks = self.mesh.networks_of(peer.id).filter(|n| self.networks.contains_key(n));
+            let state = match (self.mesh.is_up(peer.id), peer.is_cut) {
+                (true, false) => PathState::Up,
+                (true, true) => PathState::Cut,
+                (false, _) => dial_state(&peer.dial),
+            };
             PeerReport {
                 id: Some(peer.id),
                 name: peer.name.clone(),
-                address: session.map_or(peer.dial.address, |s| s.remote),
-                state: if peer.alive { PathState::Up } else { dial_state(&peer.dial) },
+                address: session.map(|s| s.remote).filter(|r| r.port() != 0).or(peer.address),
+                state,
+                relay: (state == PathState::Cut).then(|| self.mesh.relay_for(peer.id)).flatten(),
                 session_age: session.map(|s| now.saturating_duration_since(s.born)),
                 silent_for: peer.last_heard.map(|heard| now.saturating_duration_since(heard)),
+                rtt: peer.rtt,
                 n_failed: peer.dial.n_failed,
-                networks: remote
-                    .map(|r| r.networks().filter(|n| self.networks.contains_key(n)).collect())
-                    .unwrap_or_default(),
+                refused_us: peer.refused_us.clone(),
+                networks: networks.collect(),
                 counters: Some(Arc::clone(&peer.counters)),
             }
         });
         let seeds = self.seeds.iter().filter(|(_, seed)| seed.peer.is_none() && !seed.itself);
         let unanswered = seeds
-            .filter(|(address, _)| !self.peers.values().any(|p| p.dial.address == **address))
+            .filter(|(address, _)| !self.peers.values().any(|p| p.address == Some(**address)))
             .map(|(address, seed)| PeerReport {
                 id: None,
                 name: String::new(),
-                address: *address,
+                address: Some(*address),
                 state: dial_state(&seed.dial),
+                relay: None,
                 session_age: None,
                 silent_for: None,
+                rtt: None,
                 n_failed: seed.dial.n_failed,
+                refused_us: None,
                 networks: Vec::new(),
                 counters: None,
             });
         peers.chain(unanswered).collect()
     }
 
-    /// The endpoints of other hosts on all networks.
+    /// The endpoints of other hosts on this host's networks.
     #[must_use]
     pub fn remote_endpoints(&self) -> Vec<RemoteEndpoint> {
         let mut list = Vec::new();
-        for peer in self.peers.values() {
-            let Some(remote) = self.exchange.remote(peer.id) else { continue };
-            list.extend(remote.endpoints().map(|record| RemoteEndpoint {
-                peer: peer.id,
-                peer_name: peer.name.clone(),
-                record: record.clone(),
-            }));
+        for network in self.networks.keys() {
+            for (peer, endpoint) in self.mesh.endpoints(*network).filter(|(peer, _)| *peer != self.id) {
+                list.push(RemoteEndpoint {
+                    id: endpoint.tag.0.iter().map(|b| format!("{b:02x}")).collect(),
+                    network: *network,
+                    peer,
+                    peer_name: self.peers.get(&peer).map(|p| p.name.clone()).unwrap_or_default(),
+                    mac: endpoint.mac,
+                    addresses: endpoint.addresses.clone(),
+                });
+            }
         }
         list
+    }
+
+    /// Peers that have the secret and were not admitted.
+    pub fn refused(&self) -> impl Iterator<Item = &RefusedPeer> {
+        self.gate.refused.values()
+    }
+
+    /// What operators decided, the newest decision about each peer.
+    pub fn verdicts(&self) -> impl Iterator<Item = &Verdict> {
+        self.gate.verdicts.values()
+    }
+
+    /// The verdict by which this host itself is shut out, if one came before it was.
+    #[must_use]
+    pub fn revocation(&self) -> Option<&Verdict> {
+        self.gate.verdicts.get(&self.id).filter(|v| v.judgement == Judgement::Revoked)
     }
 }
 

@@ -20,7 +20,7 @@ use weft_wire::{Header, MessageType, PeerId};
 use zeroize::Zeroizing;
 
 use crate::secret::SecretKeys;
-use crate::{ClusterSecret, Identity, MAX_HELLO_LEN, RecvSession, SendSession, Suite};
+use crate::{ClusterSecret, Identity, MAX_HELLO_LEN, RecvSession, SecretId, SendSession, Suite};
 use datagram::{Mac, Parsed, index_of};
 pub use event::{DropReason, Established, FailReason, HandshakeConfig, HandshakeEvent, HelloTooLong, Role};
 use initiator::{Initiation, Phase};
@@ -261,6 +261,7 @@ impl Handshakes {
             tag,
             peer: PeerId::from_public_key(&peer.public_key),
             public_key: peer.public_key,
+            secret: peer.secret,
             hello: peer.hello,
             remote,
             session,
@@ -277,6 +278,7 @@ fn payload_of(session: u32, hello: &[u8]) -> Vec<u8> {
 
 /// What a peer's Response or Finish says of it, authenticated.
 struct PeerSide {
+    secret: SecretId,
     public_key: [u8; 32],
     session: u32,
     hello: Vec<u8>,
@@ -285,11 +287,11 @@ struct PeerSide {
 impl PeerSide {
     /// `payload` is what `noise` has just read. The index in it is used rather than the header's, which any member
     /// on the path could change.
-    fn new(noise: &Noise, payload: &[u8]) -> Option<Self> {
+    fn new(noise: &Noise, payload: &[u8], secret: SecretId) -> Option<Self> {
         let (index, hello) = payload.split_first_chunk::<INDEX_LEN>()?;
         let session = weft_wire::ReceiverIndex(u32::from_be_bytes(*index)).session();
         let public_key = noise.remote_key()?;
-        (session != 0).then(|| Self { public_key, session, hello: hello.to_vec() })
+        (session != 0).then(|| Self { secret, public_key, session, hello: hello.to_vec() })
     }
 }
 

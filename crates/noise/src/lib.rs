@@ -42,8 +42,14 @@
 //! # What is kept in memory
 //! Secrets are zeroized when dropped where this crate holds them; `snow` clears neither its copy of the pre-shared
 //! key nor its chaining key when a handshake ends.
+//!
+//! Session keys are in memory only. Nothing in this crate can write one down or tell it (a test sees to it), so after a
+//! restart, and after a state file or a whole machine was restored, there are no sessions to go on with and no counters
+//! to jump ahead with: handshakes make new keys, whose counters begin at 0. A virtual machine that is resumed from a
+//! snapshot of its memory is another matter: it would repeat counters, as any such protocol would. Restart weft there.
 
 mod aead;
+mod counter;
 mod handshake;
 mod identity;
 mod mac;
@@ -58,7 +64,7 @@ pub use handshake::{
 };
 pub use identity::Identity;
 pub use replay::{ReplayWindow, Replayed};
-pub use secret::{ClusterSecret, ParseSecretError};
+pub use secret::{ClusterSecret, ParseSecretError, SecretId};
 pub use session::{Exhausted, OpenError, RecvLane, RecvSession, SendSession};
 pub use suite::{ParseSuiteError, Suite};
 pub use timing::{

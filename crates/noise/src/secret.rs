@@ -22,6 +22,10 @@ use crate::mac::{derive32, mac16};
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct ClusterSecret([u8; 32]);
 
+/// Tells secrets apart without giving them away: a keyed hash of one. Members may know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SecretId(pub [u8; 16]);
+
 /// The text is no cluster secret. Nothing was changed; the operator (or a damaged file) wrote it. The text is not in
 /// the error, since most of it may be a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,16 +97,32 @@ impl ClusterSecret {
         mac16(&self.0, &[b"weft fingerprint v1"]).iter().take(4).map(|b| format!("{b:02x}")).collect()
     }
 
+    /// Which secret this is, among those that a cluster has and had.
+    #[must_use]
+    pub fn id(&self) -> SecretId {
+        SecretId(mac16(&self.0, &[b"weft secret id v1"]))
+    }
+
     /// The keys that handshakes of `suite` use in place of the secret.
     pub(crate) fn keys(&self, suite: Suite) -> SecretKeys {
         let name = suite.name().as_bytes();
         SecretKeys {
+            id: self.id(),
             psk: derive32(&self.0, &[b"weft psk v1 ", name]),
             mac1: derive32(&self.0, &[b"weft mac1 v1 ", name]),
             cookie: derive32(&self.0, &[b"weft cookie v1 ", name]),
         }
     }
 }
+
+/// Compares keyed hashes, so that its time says nothing of the secrets.
+impl PartialEq for ClusterSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl Eq for ClusterSecret {}
 
 impl fmt::Debug for ClusterSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,6 +132,7 @@ impl fmt::Debug for ClusterSecret {
 
 /// Keys from one cluster secret, one for each purpose.
 pub(crate) struct SecretKeys {
+    pub(crate) id: SecretId,
     pub(crate) psk: Zeroizing<[u8; 32]>,
     pub(crate) mac1: Zeroizing<[u8; 32]>,
     pub(crate) cookie: Zeroizing<[u8; 32]>,

@@ -2,12 +2,12 @@
 
 use std::array;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use weft_wire::{HEADER_LEN, Header, Lane, MessageType, N_LANES, ReceiverIndex, TAG_LEN};
 
 use crate::aead::{DirectionKey, LaneKey, nonce};
+use crate::counter::Counter;
 use crate::{ReplayWindow, Replayed, Suite};
 
 /// A lane's key has sealed all it may. Nothing was reserved. Only a rekey that did not happen in time causes it.
@@ -50,7 +50,7 @@ impl From<Replayed> for OpenError {
 #[repr(align(128))]
 #[derive(Default)]
 struct SendLane {
-    next: AtomicU64,
+    counter: Counter,
     key: OnceLock<LaneKey>,
 }
 
@@ -60,6 +60,14 @@ struct SendLane {
 ///
 /// A nonce is the counter, and counters come from [`reserve`](Self::reserve) alone: whoever seals twice with one
 /// counter, or with one that was not reserved, gives the key away.
+///
+/// The key lives and dies with the value: it can be neither copied nor written down, so a counter never has to be found
+/// again. A process that was restarted, or restored from a backup, makes new sessions.
+///
+/// ```compile_fail,E0277
+/// fn copied<T: Clone>() {}
+/// copied::<weft_noise::SendSession>();
+/// ```
 ///
 /// ```
 /// # use weft_noise::{RecvSession, SendSession, Suite};
@@ -99,10 +107,7 @@ impl SendSession {
     #[inline]
     pub fn reserve(&self, lane: Lane, n: u64) -> Result<u64, Exhausted> {
         let limit = self.suite.max_datagrams_per_lane();
-        // Atomic read-modify-write on one location: no two callers can get the same counter under any ordering.
-        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
-        let advance = |next: u64| next.checked_add(n).filter(|&end| end <= limit);
-        self.send_lane(lane).next.try_update(set, fetch, advance).map_err(|_| Exhausted)
+        self.send_lane(lane).counter.reserve(n, limit).ok_or(Exhausted)
     }
 
     /// Seals `datagram` in place: writes its first [`HEADER_LEN`] bytes, encrypts what follows, and writes its last
@@ -125,7 +130,7 @@ impl SendSession {
     /// initiator starts a rekey.
     #[must_use]
     pub fn n_sealed(&self) -> u64 {
-        self.lanes.iter().fold(0, |sum, lane| sum.saturating_add(lane.next.load(Ordering::Relaxed)))
+        self.lanes.iter().fold(0, |sum, lane| sum.saturating_add(lane.counter.n_reserved()))
     }
 
     /// The peer's number of the session.
@@ -285,6 +290,24 @@ mod tests {
                 }
             }
             assert_eq!(send.n_sealed(), 16 * 73);
+        }
+    }
+
+    /// Keys have no way to a disk: nothing here can encode or print one.
+    #[test]
+    fn keys_are_neither_written_nor_printed() {
+        let (_, dependencies) = include_str!("../Cargo.toml").split_once("\n[dependencies]\n").unwrap();
+        let (dependencies, _) = dependencies.split_once("\n[").unwrap();
+        for encoder in ["serde", "postcard", "redb", "bincode"] {
+            assert!(!dependencies.contains(encoder), "{encoder} could write keys");
+        }
+        for suite in SUITES {
+            let (send, recv) = pair(suite);
+            let _ = (sealed(&send, Lane::CONTROL, b""), recv.lane(Lane::CONTROL));
+            for shown in [format!("{send:?}"), format!("{recv:?}"), format!("{:?}", recv.lane(Lane::CONTROL))]
+            {
+                assert!(!shown.contains("key") && !shown.contains("7, 7"), "{shown}");
+            }
         }
     }
 

@@ -1,13 +1,15 @@
 //! From a TAP to the underlay: frames are read to where they are sealed ([`Cutter`]), and leave in trains.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
-use weft_dataplane::{DropReason, PeerIdx, Snapshot, Verdict};
+use weft_dataplane::{DropReason, LastSender, MAX_ANSWER_LEN, PeerIdx, Snapshot, Verdict, write_answer};
 use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
-use weft_wire::{HEADER_LEN, InnerHeader, NetworkId, PeerId};
+use weft_wire::{HEADER_LEN, InnerHeader, Mac, NetworkId, PeerId};
 
 use crate::NodeInput;
 use crate::cutter::{Cut, Cutter, OVERHEAD, PREFIX_LEN, Run};
+use crate::limits::Limits;
 use crate::stats::add;
 use crate::worker::Context;
 
@@ -34,6 +36,7 @@ struct Train {
 /// Reads, seals and sends. One a worker; it keeps no frames between turns.
 pub(crate) struct Egress {
     cutter: Cutter,
+    limits: Limits,
 }
 
 /// What is the same for all frames of one turn, and the train that waits.
@@ -41,13 +44,16 @@ struct Turn<'a> {
     context: &'a Context,
     snapshot: &'a Snapshot,
     network: NetworkId,
+    tap: &'a Tap,
+    limits: &'a mut Limits,
+    last_sender: LastSender,
     max_segments: usize,
     train: Option<Train>,
 }
 
 impl Egress {
     pub(crate) fn new() -> Self {
-        Self { cutter: Cutter::new() }
+        Self { cutter: Cutter::new(), limits: Limits::default() }
     }
 
     /// Sends what the TAP has, up to a limit; whether there was anything.
@@ -62,7 +68,16 @@ impl Egress {
             SegmentSupport::Offloaded { max_segments } => max_segments,
             SegmentSupport::Single => MAX_SINGLE,
         };
-        let mut turn = Turn { context, snapshot, network, max_segments, train: None };
+        let mut turn = Turn {
+            context,
+            snapshot,
+            network,
+            tap,
+            limits: &mut self.limits,
+            last_sender: LastSender::default(),
+            max_segments,
+            train: None,
+        };
         let (mut n_reads, mut position, mut turn_len) = (0, 0, 0);
         while n_reads < MAX_READS && turn_len < MAX_TURN_LEN {
             let run = match self.cutter.read(&mut tap, position) {
@@ -92,11 +107,10 @@ impl Turn<'_> {
     fn forward(&mut self, buf: &mut [u8], run: Run) -> usize {
         let frame =
             buf.get(run.start + PREFIX_LEN..run.start + PREFIX_LEN + run.frame_len).unwrap_or_default();
-        let verdict = self
-            .snapshot
-            .networks
-            .get(&self.network)
-            .map_or(Verdict::Drop(DropReason::UnknownNetwork), |view| view.forward(frame));
+        let verdict = match self.snapshot.networks.get(&self.network) {
+            Some(view) => view.outgoing(self.network, frame, &mut self.last_sender),
+            None => Verdict::Drop(DropReason::UnknownNetwork),
+        };
         match verdict {
             Verdict::Unicast(peer) => {
                 if self.seal(buf, run, peer) {
@@ -104,10 +118,48 @@ impl Turn<'_> {
                     return run.end();
                 }
             }
-            Verdict::Flood => self.flood(buf, run),
+            Verdict::Flood => {
+                let view = self.snapshot.networks.get(&self.network);
+                self.replicate(buf, run, view.map_or(&[], |view| &view.members));
+            }
+            Verdict::Multicast(group) => {
+                let view = self.snapshot.networks.get(&self.network);
+                let subscribers = view.and_then(|view| view.subscribers.get(&group));
+                self.replicate(buf, run, subscribers.map_or(&[], Vec::as_slice));
+            }
+            Verdict::Report => self.report(frame),
             Verdict::Drop(reason) => self.context.drop(reason, run.n as u64),
+            Verdict::Answer(owner) => self.answer(frame, owner),
+            Verdict::UnknownNeighbor(ip) => self.unknown_neighbor(ip),
+            Verdict::Ignore => {}
         }
         run.start
+    }
+
+    /// Writes the answer to a question for an address back to the TAP.
+    fn answer(&self, query: &[u8], owner: Mac) {
+        let mut answer = [0; MAX_ANSWER_LEN];
+        let Some(len) = write_answer(query, owner, &mut answer) else { return };
+        self.context.write(self.tap, answer.get(..len).unwrap_or_default());
+    }
+
+    /// Hands a report of multicast groups to the node.
+    fn report(&mut self, frame: &[u8]) {
+        let Some(mac) = frame.get(6..).and_then(<[u8]>::first_chunk).map(|mac| Mac(*mac)) else { return };
+        // The clock is read for such frames alone.
+        if self.limits.report(mac, Instant::now()) {
+            let (network, bytes) = (self.network, frame.to_vec());
+            self.context.tell_node(NodeInput::GroupReport { network, mac, bytes });
+        } else {
+            self.context.drop(DropReason::RateLimited, 1);
+        }
+    }
+
+    fn unknown_neighbor(&mut self, ip: IpAddr) {
+        self.context.drop(DropReason::UnknownNeighbor, 1);
+        if self.limits.asked.tell(self.network, ip, Instant::now()) {
+            self.context.tell_node(NodeInput::UnknownNeighbor { network: self.network, ip });
+        }
     }
 
     /// Seals a run for a peer; `false` when it was dropped.
@@ -198,13 +250,12 @@ impl Turn<'_> {
         }
     }
 
-    /// Seals a copy of the run for every member, and sends it at once.
-    fn flood(&mut self, buf: &mut [u8], run: Run) {
+    /// Seals a copy of the run for each of `peers`, and sends it at once.
+    fn replicate(&mut self, buf: &mut [u8], run: Run, peers: &[PeerIdx]) {
         // What waits is older.
         self.flush(buf);
-        let Some(view) = self.snapshot.networks.get(&self.network) else { return };
         let copy = Run { start: run.end(), ..run };
-        for &member in &view.members {
+        for &member in peers {
             if buf.len() < copy.end() {
                 return;
             }

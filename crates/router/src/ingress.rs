@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 
-use weft_dataplane::{Coalescer, DropReason, SessionView, Snapshot, VnetHdr};
+use weft_dataplane::{Coalescer, DropReason, LastSender, SessionView, Snapshot, VnetHdr};
 use weft_noise::{OpenError, RecvLane};
 use weft_sys::{MAX_DATAGRAM_LEN, Received, Tap};
 use weft_wire::{
@@ -105,19 +105,17 @@ impl Ingress {
                     from,
                     bytes: payload.to_vec(),
                 }),
-                InnerKind::Frame | InnerKind::FramePartial => {
-                    match opener.admit(snapshot, inner.network, payload) {
-                        Ok(()) => {
-                            opener.frames_len += payload.len() as u64;
-                            opener.n_frames += 1;
-                            moved = true;
-                            let frame = at + PREFIX_LEN..end - TAG_LEN;
-                            let partial = inner.kind == InnerKind::FramePartial;
-                            writer.frame(&mut self.buf, taps, inner.network, frame, partial);
-                        }
-                        Err(reason) => context.drop(reason, 1),
+                InnerKind::Frame | InnerKind::FramePartial => match opener.admit(inner.network, payload) {
+                    Ok(()) => {
+                        opener.frames_len += payload.len() as u64;
+                        opener.n_frames += 1;
+                        moved = true;
+                        let frame = at + PREFIX_LEN..end - TAG_LEN;
+                        let partial = inner.kind == InnerKind::FramePartial;
+                        writer.frame(&mut self.buf, taps, inner.network, frame, partial);
                     }
-                }
+                    Err(reason) => context.drop(reason, 1),
+                },
             }
         }
         writer.flush(&mut self.buf);
@@ -134,8 +132,7 @@ struct Opener<'s> {
     view: &'s SessionView,
     snapshot: &'s Snapshot,
     lane: RecvLane<'s>,
-    /// The last admitted network and source address.
-    admitted: Option<(NetworkId, [u8; 6])>,
+    last_sender: LastSender,
     n_opened: u64,
     n_frames: u64,
     frames_len: u64,
@@ -145,7 +142,8 @@ impl<'s> Opener<'s> {
     fn new(snapshot: &'s Snapshot, receiver: ReceiverIndex) -> Option<Self> {
         let view = snapshot.sessions.get(&receiver.session())?;
         let lane = view.recv.lane(receiver.lane());
-        Some(Self { receiver, view, snapshot, lane, admitted: None, n_opened: 0, n_frames: 0, frames_len: 0 })
+        let last_sender = LastSender::default();
+        Some(Self { receiver, view, snapshot, lane, last_sender, n_opened: 0, n_frames: 0, frames_len: 0 })
     }
 
     fn open<'d>(
@@ -191,14 +189,9 @@ impl<'s> Opener<'s> {
         }
     }
 
-    /// As [`Snapshot::admit`], which is not asked twice in a row for the same source.
-    fn admit(&mut self, snapshot: &Snapshot, network: NetworkId, frame: &[u8]) -> Result<(), DropReason> {
-        let source = frame.get(6..).and_then(<[u8]>::first_chunk).copied().ok_or(DropReason::BadInner)?;
-        if self.admitted != Some((network, source)) {
-            snapshot.admit(self.view.peer, network, frame)?;
-            self.admitted = Some((network, source));
-        }
-        Ok(())
+    /// As [`Snapshot::incoming`].
+    fn admit(&mut self, network: NetworkId, frame: &[u8]) -> Result<(), DropReason> {
+        self.snapshot.incoming(self.view.peer, network, frame, &mut self.last_sender)
     }
 }
 

@@ -19,6 +19,7 @@
 mod cutter;
 mod egress;
 mod ingress;
+mod limits;
 mod router;
 mod stats;
 mod worker;
@@ -26,9 +27,9 @@ mod worker;
 pub use router::{AttachError, Router, RouterConfig, StartError};
 pub use stats::RouterStats;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use weft_wire::PeerId;
+use weft_wire::{Mac, NetworkId, PeerId};
 
 /// What a worker hands to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,5 +70,22 @@ pub enum NodeInput {
         peer: PeerId,
         /// The longest inner frame of the train, in bytes.
         frame_len: usize,
+    },
+    /// A container asked for an address that no record has. A worker tells of an address once a second at most, and of 16
+    /// addresses.
+    UnknownNeighbor {
+        /// The container's network.
+        network: NetworkId,
+        /// The address.
+        ip: IpAddr,
+    },
+    /// A container said in which multicast groups it is. At most 64 a second and container.
+    GroupReport {
+        /// The container's network.
+        network: NetworkId,
+        /// The container.
+        mac: Mac,
+        /// The Ethernet frame: what [`Groups::handle_report`](weft_dataplane::Groups::handle_report) takes.
+        bytes: Vec<u8>,
     },
 }

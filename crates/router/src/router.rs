@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use arc_swap::ArcSwap;
-use weft_dataplane::Snapshot;
+use weft_dataplane::{Snapshot, VnetHdr};
 use weft_sys::{EventFd, SegmentSupport, Tap, UdpSocket};
 use weft_wire::NetworkId;
 
@@ -191,6 +191,14 @@ impl Router {
         drop(sender);
         // Ends when every worker has dropped its sender, or is gone.
         while receiver.recv().is_ok() {}
+    }
+
+    /// Hands `frame` to a network's containers on this host, as if it came from a peer. It goes through no check, and is
+    /// dropped and counted while the network is not attached.
+    pub fn inject(&self, network: NetworkId, frame: &[u8]) {
+        if let Some(mailbox) = self.mailboxes.first() {
+            mailbox.tell(Command::Inject(network, [&VnetHdr::PLAIN.to_bytes(), frame].concat()));
+        }
     }
 
     /// Sends one datagram of the node from the port. Waits while the socket's buffer is full.

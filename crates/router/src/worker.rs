@@ -14,6 +14,7 @@ use crate::NodeInput;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
 use crate::router::Mailbox;
+use crate::stats::add;
 
 const WAKE: u64 = u64::MAX;
 const UDP: u64 = u64::MAX - 1;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Attach(NetworkId, Tap),
     /// The sender is dropped when it is done.
     Detach(NetworkId, Sender<()>),
+    /// A frame for the TAP, virtio-net header first.
+    Inject(NetworkId, Vec<u8>),
     Stop,
 }
 
@@ -46,6 +49,15 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn drop(&self, reason: DropReason, n: u64) {
         self.mailbox.stats.drop(reason, n);
+    }
+
+    /// Writes a frame that is not part of a flow: virtio-net header first.
+    pub(crate) fn write(&self, tap: &Tap, frame: &[u8]) {
+        let whole = 0..frame.len() as u32;
+        match tap.write(frame, std::slice::from_ref(&whole)) {
+            Ok(()) => add(&self.mailbox.stats.tap_writes, 1),
+            Err(_) => self.drop(DropReason::TapRefused, 1),
+        }
     }
 
     pub(crate) fn tell_node(&self, input: NodeInput) {
@@ -144,7 +156,7 @@ impl Worker {
             for token in events.tokens() {
                 match token {
                     WAKE => {
-                        if obey(&self.context.mailbox, &self.epoll, &mut self.taps) {
+                        if obey(&self.context, &self.epoll, &mut self.taps) {
                             return;
                         }
                     }
@@ -165,7 +177,8 @@ impl Worker {
 }
 
 /// Carries out what was told; whether the worker is to stop.
-fn obey(mailbox: &Mailbox, epoll: &Epoll, taps: &mut Taps) -> bool {
+fn obey(context: &Context, epoll: &Epoll, taps: &mut Taps) -> bool {
+    let mailbox = &context.mailbox;
     mailbox.wake.drain();
     let commands = std::mem::take(&mut *mailbox.commands.lock().unwrap_or_else(PoisonError::into_inner));
     for command in commands {
@@ -182,6 +195,10 @@ fn obey(mailbox: &Mailbox, epoll: &Epoll, taps: &mut Taps) -> bool {
                 taps.remove(network);
                 drop(done);
             }
+            Command::Inject(network, frame) => match taps.of(network) {
+                Some(tap) => context.write(tap, &frame),
+                None => context.drop(DropReason::UnknownNetwork, 1),
+            },
             Command::Stop => return true,
         }
     }

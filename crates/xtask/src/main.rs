@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod demo;
 mod plugin;
+mod supply;
 mod test;
 mod tidy;
 
@@ -54,7 +55,7 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
-    /// Check the order of the crates, the length of files, and where unsafe code may stand
+    /// Check the order of the crates, the length of files, where unsafe code may stand, and licences
     Tidy,
 }
 

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use weft_lab::Engine;
 
-use crate::{cargo, plugin, tidy};
+use crate::{cargo, plugin, supply, tidy};
 
 /// What of the tests is run.
 #[derive(Debug, Args)]
@@ -98,6 +98,14 @@ fn checks_and_tests(total: &mut Count) -> Result<()> {
         println!("tidy: {problem}");
     }
     total.add(problems.is_empty());
+
+    let (deny, skipped) = supply::cargo_deny();
+    if let Some(mut deny) = deny {
+        run_step("cargo deny", &mut deny, total)?;
+    }
+    for line in skipped {
+        println!("== cargo deny: skipped in part: {line}");
+    }
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use crate::cargo;
+use crate::{cargo, supply};
 
 /// The crates in their order: one may use only those before it.
 const ORDER: &[&str] = &[
@@ -18,14 +18,18 @@ const ORDER: &[&str] = &[
     "weft-mesh",
     "weft-node",
     "weft-sys",
+    "weft-confine",
+    "weft-nft",
     "weft-netlink",
     "weft-driver",
     "weft-api",
     "weft-router",
     "weft-daemon",
     "weft",
+    "weft-adversary",
     "weft-lab",
     "weft-e2e",
+    "weft-fuzz-targets",
     "xtask",
 ];
 
@@ -33,8 +37,18 @@ const ORDER: &[&str] = &[
 const PURE: &[&str] = &["weft-wire", "weft-noise", "weft-dataplane", "weft-mesh", "weft-node"];
 
 /// What no pure crate may use directly.
-const IMPURE: &[&str] =
-    &["tokio", "libc", "nix", "rustix", "mio", "socket2", "async-std", "weft-sys", "weft-netlink"];
+const IMPURE: &[&str] = &[
+    "tokio",
+    "libc",
+    "nix",
+    "rustix",
+    "mio",
+    "socket2",
+    "async-std",
+    "weft-sys",
+    "weft-nft",
+    "weft-netlink",
+];
 
 /// The longest file, in lines.
 const MAX_LINES: usize = 800;
@@ -54,6 +68,7 @@ pub(crate) fn run() -> Result<Vec<String>> {
             check_source(&name, &fs::read_to_string(&file)?, &mut problems);
         }
     }
+    problems.extend(supply::check()?.problems);
     Ok(problems)
 }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{PathKind, PeerState};
+use crate::{JudgedStatus, Judgement, PathKind, PeerState, RefusedStatus};
 
 fn full() -> Status {
     let peer = PeerStatus {
@@ -8,6 +8,8 @@ fn full() -> Status {
         state: PeerState::Connected,
         address: Some("10.98.0.2:6783".parse().unwrap()),
         path: Some(PathKind::Direct),
+        relay: None,
+        rtt_us: Some(412),
         session_age: Some(Duration::from_secs(83)),
         rx_bytes: 1_572_864,
         tx_bytes: 900,
@@ -22,6 +24,8 @@ fn full() -> Status {
         state: PeerState::Connecting,
         address: Some("[fd00::3]:6783".parse().unwrap()),
         path: None,
+        relay: None,
+        rtt_us: None,
         session_age: None,
         rx_bytes: 0,
         tx_bytes: 1480,
@@ -71,6 +75,19 @@ fn full() -> Status {
         ready: true,
         faults: vec!["docker.sock is not granted: service addresses are off".to_owned()],
         peers: vec![peer, silent],
+        refused: vec![RefusedStatus {
+            id: "11".repeat(16),
+            name: "host-c".to_owned(),
+            address: "10.98.0.9:6783".parse().unwrap(),
+            reason: "not on the allowlist".to_owned(),
+        }],
+        judged: vec![JudgedStatus {
+            id: "22".repeat(16),
+            name: "host-d".to_owned(),
+            judgement: Judgement::Revoked,
+            by: "host-b".to_owned(),
+            at_ms: 1_790_000_000_000,
+        }],
         endpoints: vec![
             endpoint("62d6a351b7641111", "02:42:0a:00:01:02", "10.0.1.2", "host-a", true),
             endpoint("a39f0dedd15b2222", "02:42:0a:00:01:03", "10.0.1.3", "host-b", false),
@@ -94,6 +111,8 @@ fn an_empty_status_says_that_there_is_none() {
         listen: Vec::new(),
         faults: Vec::new(),
         peers: Vec::new(),
+        refused: Vec::new(),
+        judged: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
         counters: [].into(),

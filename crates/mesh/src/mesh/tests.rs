@@ -257,21 +257,40 @@ fn who_is_revoked_is_not_heard() {
     assert!(room.meshes[1].members(NETWORK).all(|(peer, _)| peer != gone));
 }
 
-#[test]
-fn of_two_claims_the_lower_id_keeps_the_address() {
-    let mut room = Room::with_network();
-    room.meshes[1].set_local_endpoint(NETWORK, endpoint(1)).unwrap();
-    room.run(Duration::from_secs(4));
-    let keeper = room.meshes[0].me.min(room.meshes[1].me);
+/// Both hosts hold the address for `keeper`'s, and said so once.
+fn is_kept(room: &mut Room, claimed: &Endpoint, keeper: PeerId) {
     for mesh in &mut room.meshes[..2] {
-        assert_eq!(mesh.endpoint_by_mac(NETWORK, endpoint(1).mac).unwrap().0, keeper);
-        assert_eq!(mesh.endpoint_by_ip(NETWORK, endpoint(1).addresses[0]).unwrap().0, keeper);
+        assert_eq!(mesh.endpoint_by_mac(NETWORK, claimed.mac).unwrap().0, keeper);
+        assert_eq!(mesh.endpoint_by_ip(NETWORK, claimed.addresses[0]).unwrap().0, keeper);
         let events: Vec<Event> = std::iter::from_fn(|| mesh.poll_event()).collect();
         let told = events.iter().filter(|event| {
             matches!(event, Event::DuplicateAddress { keeper: kept, address: Address::Mac(_), .. } if *kept == keeper)
         });
         assert_eq!(told.count(), 1);
     }
+}
+
+#[test]
+fn an_address_in_use_is_kept_against_later_claims_of_any_id() {
+    for owner in [0, 1] {
+        let mut room = Room::with_network();
+        room.meshes[owner].set_local_endpoint(NETWORK, endpoint(7)).unwrap();
+        room.run(Duration::from_secs(4));
+        room.meshes[1 - owner].set_local_endpoint(NETWORK, endpoint(7)).unwrap();
+        room.run(Duration::from_secs(4));
+        let keeper = room.meshes[owner].me;
+        is_kept(&mut room, &endpoint(7), keeper);
+    }
+}
+
+#[test]
+fn of_two_claims_at_one_time_the_lower_id_gets_the_address() {
+    let mut room = Room::with_network();
+    room.meshes[0].set_local_endpoint(NETWORK, endpoint(7)).unwrap();
+    room.meshes[1].set_local_endpoint(NETWORK, endpoint(7)).unwrap();
+    room.run(Duration::from_secs(4));
+    let keeper = room.meshes[0].me.min(room.meshes[1].me);
+    is_kept(&mut room, &endpoint(7), keeper);
 }
 
 #[test]

@@ -22,6 +22,8 @@ pub(crate) fn endpoint(n: u8, overlay_mtu: u16) -> EndpointSpec {
         network: NetworkId::from_name(DOCKER_ID),
         docker_network_id: DOCKER_ID.into(),
         mac: Mac([2, 0x42, 10, 9, 0, n]),
+        addresses: vec![[10, 9, 0, n].into(), format!("fd09::{n}").parse().unwrap()],
+        spoof_check: true,
         overlay_mtu,
     }
 }

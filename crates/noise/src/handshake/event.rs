@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use weft_wire::PeerId;
 
-use crate::{ClusterSecret, Identity, RecvSession, SendSession, Suite};
+use crate::{ClusterSecret, Identity, RecvSession, SecretId, SendSession, Suite};
 
 /// What [`Handshakes`](super::Handshakes) starts with.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub struct Established {
     pub peer: PeerId,
     /// The peer's X25519 key.
     pub public_key: [u8; 32],
+    /// The secret that both sides used.
+    pub secret: SecretId,
     /// The peer's hello, authenticated.
     pub hello: Vec<u8>,
     /// Where the peer was when it was dialed ([`Role::Initiator`]) or dialed ([`Role::Responder`]).

@@ -137,7 +137,7 @@ impl Handshakes {
         };
         let payload = noise.read(parsed.noise).ok_or(DropReason::BadHandshake)?;
         // From here on the Noise state has moved: the attempt goes on, or ends.
-        let Some(peer) = PeerSide::new(noise, &payload) else {
+        let Some(peer) = PeerSide::new(noise, &payload, initiation.keys.id) else {
             self.fail(session, FailReason::BadAnswer);
             return Err(DropReason::BadHandshake);
         };

@@ -126,6 +126,7 @@ impl Handshakes {
             return Err(DropReason::WrongAddress);
         }
         let digest = parsed.digest(&response.keys);
+        let secret = response.keys.id;
         let half_open = match &mut response.stage {
             Stage::HalfOpen(half_open) if half_open.sender == parsed.sender => half_open,
             Stage::HalfOpen(_) => return Err(DropReason::BadHandshake),
@@ -136,7 +137,7 @@ impl Handshakes {
             Stage::Done { .. } => return Err(DropReason::Duplicate),
         };
         let read = half_open.noise.read(parsed.noise);
-        let peer = read.and_then(|payload| PeerSide::new(&half_open.noise, &payload));
+        let peer = read.and_then(|payload| PeerSide::new(&half_open.noise, &payload, secret));
         let Some(peer) = peer else {
             self.restore(session);
             return Err(DropReason::BadHandshake);

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context as _, Result, bail};
 use arc_swap::ArcSwap;
-use weft_dataplane::{NetworkView, PeerCounters, PeerView, SessionActivity, SessionView, Snapshot};
+use weft_dataplane::{
+    Neighbor, NetworkView, Owner, PeerCounters, PeerView, SessionActivity, SessionView, Snapshot,
+};
 use weft_noise::{RecvSession, SendSession, Suite};
 use weft_router::{NodeInput, Router, RouterConfig};
 use weft_wire::{Mac, NetworkId, PeerId};
@@ -140,7 +142,7 @@ impl Bed {
     /// A bridge `br-X` in host `i` over `port`, and a container's interface `eth-X` on it.
     pub(crate) fn overlay(&self, i: usize, x: &str, port: &str, mtu: u16, mac: Mac) -> Result<()> {
         let (h, c) = (self.ns(&format!("h{i}")), self.ns(&format!("c{i}")));
-        run(&format!("ip -n {h} link add br-{x} mtu {mtu} type bridge"))?;
+        run(&format!("ip -n {h} link add br-{x} mtu {mtu} type bridge mcast_snooping 0"))?;
         run(&format!("ip netns exec {h} sysctl -qw net.ipv6.conf.br-{x}.disable_ipv6=1"))?;
         run(&format!(
             "ip -n {h} link add veth-{x} mtu {mtu} type veth peer name eth-{x} netns {c} address {mac} mtu {mtu}"
@@ -178,6 +180,14 @@ impl Bed {
             fdb: [(MACS[other], 0)].into_iter().collect(),
             members: vec![0],
             local: [MACS[i]].into_iter().collect(),
+            hosts: [(i, Owner::Local), (other, Owner::Peer(0))]
+                .into_iter()
+                .flat_map(|(n, owner)| {
+                    [inner_v4(n, "w"), inner_v6(n, "w")]
+                        .map(|ip| (ip.parse().expect("an address"), Neighbor { mac: MACS[n], owner }))
+                })
+                .collect(),
+            ..NetworkView::default()
         };
         let peer = PeerView {
             id: PeerId([other as u8; 16]),

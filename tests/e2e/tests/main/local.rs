@@ -68,7 +68,7 @@ pub(crate) fn same_subnet_twice(engine: Engine, weft: &Weft) -> Result<()> {
     }
     // What is flooded on one network is heard there, and not on the other.
     let listen = |host: &Host| {
-        host.spawn("listen", ["tcpdump", "-nl", "--immediate-mode", "-i", "any", "arp host 10.202.0.99"])
+        host.spawn("listen", ["tcpdump", "-nl", "--immediate-mode", "-i", "any", "arp and host 10.202.0.10"])
     };
     let (on_red, on_blue) = (listen(second)?, listen(third)?);
     for listener in [&on_red, &on_blue] {
@@ -76,8 +76,11 @@ pub(crate) fn same_subnet_twice(engine: Engine, weft: &Weft) -> Result<()> {
             Ok(listener.text()?.contains("listening on"))
         })?;
     }
-    first.exec("web", "arping -c 3 10.202.0.99; true")?;
-    wait_until("the red network's flood", Duration::from_secs(5), || Ok(on_red.text()?.contains("who-has")))?;
+    // Questions are answered on the spot; what a container says of itself goes to all.
+    first.exec("web", "arping -U -c 3 -I eth0 10.202.0.10; true")?;
+    wait_until("the red network's flood", Duration::from_secs(5), || {
+        Ok(on_red.text()?.contains("who-has 10.202.0.10"))
+    })?;
     let heard = on_blue.signal("INT")?;
     ensure!(!heard.contains("who-has"), "the blue network hears the red one: {heard}");
     let alone = third.exec("web", "ping -c2 -W1 10.202.0.10; true")?;

@@ -1,0 +1,525 @@
+//! Handshakes become sessions; sessions are watched, renewed, and spoken on.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use rand::{CryptoRng, RngExt};
+use weft_dataplane::SessionActivity;
+use weft_noise::{
+    ClusterSecret, Established, FailReason, HandshakeEvent, REJECT_AFTER, REKEY_AFTER, Role, Suite,
+};
+use weft_wire::{HEADER_LEN, INNER_HEADER_LEN, InnerHeader, InnerKind, Lane, NetworkId, PeerId, TAG_LEN};
+
+use crate::admission::RefusedPeer;
+use crate::control::Control;
+use crate::hello::Hello;
+use crate::node::{Event, KnownPeer, MAX_PEERS, Node, Transmit, canonical};
+use crate::peer::{Peer, Session};
+
+/// How often a neighbor is pinged: also the keepalive of its session.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// How often another peer with a session is: NATs forget a mapping of UDP after 30 s (RFC 4787, section 4.3, asks for
+/// 120 s, and many have less).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A session without a network in common is given up when no frame or message of the mesh passed for this long.
+const IDLE_AFTER: Duration = Duration::from_secs(90);
+/// A neighbor that does not answer directly for this long is reached otherwise, if there is a way.
+const CUT_AFTER: Duration = Duration::from_millis(3500);
+/// A session on which nothing comes back for this long is doubted: the peer may have restarted.
+const DOUBT_AFTER: Duration = Duration::from_millis(1500);
+/// What was said to us is answered within this time, if only to show that the session works.
+const ANSWER_WITHIN: Duration = Duration::from_millis(750);
+/// The session's responder rekeys if its initiator has not done so for this long after it was due.
+const RESPONDER_REKEY_GRACE: Duration = Duration::from_secs(10);
+/// How often an address that seems to be this host's own is tried again.
+const OWN_ADDRESS_RETRY: Duration = Duration::from_secs(60);
+/// A session that only says why, or hands out the secret, lives for this long.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Addresses of a peer that are tried at once.
+const MAX_CANDIDATES: usize = 4;
+
+/// What a handshake was started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Seed(SocketAddr),
+    Peer(PeerId),
+}
+
+/// Handshakes with all addresses of one peer, begun together.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    purpose: Purpose,
+    n_open: usize,
+}
+
+impl Attempt {
+    pub(crate) fn is_for(&self, peer: PeerId) -> bool {
+        self.purpose == Purpose::Peer(peer)
+    }
+}
+
+impl Node {
+    /// Takes in a datagram of a handshake. Bad ones are dropped; whether it had an effect.
+    pub fn handle_handshake(
+        &mut self,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+        rng: &mut impl CryptoRng,
+    ) -> bool {
+        let from = canonical(from);
+        if self.gate.is_shunned(from, now) {
+            return false;
+        }
+        let accepted = self.handshakes.handle_datagram(from, datagram, now, rng).is_ok();
+        self.drain_handshakes(now);
+        accepted
+    }
+
+    /// Takes in an opened control message. Returns whether it was one.
+    pub fn handle_control(&mut self, number: u32, bytes: &[u8], now: Instant) -> bool {
+        self.handle_first_datagram(number, now);
+        let Some(session) = self.sessions.get_mut(&number) else { return false };
+        let Ok(message) = postcard::from_bytes::<Control<'_>>(bytes) else { return false };
+        let (id, remote) = (session.peer, session.remote);
+        session.unanswered_since = None;
+        match message {
+            Control::Mesh(bytes) if !self.joining => {
+                session.owed_since.get_or_insert(now);
+                self.mesh.handle_message(id, bytes, now);
+                self.pump(now);
+            }
+            Control::Mesh(_) => {}
+            Control::Ping { nonce, seen_at } => {
+                self.say_on(number, &Control::Pong { nonce }.to_bytes(), false, now);
+                let seen_at = seen_at.map(canonical).filter(|_| remote.port() != 0);
+                if let Some(seen_at) = seen_at
+                    && self.seen_at.insert(id, seen_at) != Some(seen_at)
+                {
+                    self.announce_addresses(now);
+                }
+            }
+            Control::Pong { nonce } => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.pong(nonce, now);
+                }
+            }
+            Control::Refused(reason) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.refused_us = Some(reason);
+                    peer.dial.failed(now);
+                }
+                for seed in self.seeds.values_mut().filter(|seed| seed.peer == Some(id)) {
+                    seed.dial.failed(now);
+                }
+                self.drop_session(number);
+            }
+            Control::Welcome { secret } => {
+                if self.joining
+                    && let Ok(secret) = ClusterSecret::parse(secret)
+                {
+                    self.events.push_back(Event::Welcome(secret));
+                    self.drop_session(number);
+                }
+            }
+        }
+        true
+    }
+
+    /// The first sealed datagram on a session was opened: the peer has its keys, so it can be sent on.
+    pub fn handle_first_datagram(&mut self, number: u32, now: Instant) {
+        let Some(session) = self.sessions.get_mut(&number) else { return };
+        if session.confirmed {
+            return;
+        }
+        session.confirmed = true;
+        if let Some(tag) = session.tag {
+            self.attempts.remove(&tag);
+        }
+        self.handshakes.confirmed(number);
+        self.use_session(number, now);
+    }
+
+    /// An authentic datagram with the newest counter of its session came from another address than before.
+    pub fn handle_roamed(&mut self, number: u32, from: SocketAddr) {
+        let from = canonical(from);
+        let Some(session) = self.sessions.get_mut(&number) else { return };
+        if session.remote == from {
+            return;
+        }
+        session.remote = from;
+        self.dirty = true;
+        if let Some(peer) = self.peers.get_mut(&session.peer).filter(|p| p.current == Some(number)) {
+            peer.address = Some(from);
+            let moved = KnownPeer { id: peer.id, name: peer.name.clone(), address: from };
+            self.events.push_back(Event::PeerMoved(moved));
+        }
+    }
+
+    pub(crate) fn drain_handshakes(&mut self, now: Instant) {
+        while let Some(event) = self.handshakes.poll_event() {
+            match event {
+                HandshakeEvent::Established(established) => self.handle_established(established, now),
+                HandshakeEvent::Reconfirm { session } => self.confirm(session, now),
+                HandshakeEvent::Failed { tag, remote, session, reason } => {
+                    session.into_iter().for_each(|number| self.drop_session(number));
+                    self.handle_failed(tag, remote, reason, now);
+                }
+                _ => {}
+            }
+        }
+        while let Some((to, datagram)) = self.handshakes.poll_transmit() {
+            self.outbox.push_back(Transmit { to, datagram });
+        }
+    }
+
+    fn handle_established(&mut self, established: Established, now: Instant) {
+        let Established { role, tag, peer: id, hello, remote, session: number, send, recv, secret, .. } =
+            established;
+        let remote = canonical(remote);
+        let Some(Hello { name }) = Hello::from_bytes(&hello) else {
+            self.handshakes.release(number);
+            return;
+        };
+        // The attempt has ended but for its confirmation; what it was for is needed again only if that fails.
+        if let Some(Purpose::Seed(address)) = tag.and_then(|t| self.attempts.get(&t)).map(|a| a.purpose)
+            && let Some(seed) = self.seeds.get_mut(&address)
+        {
+            seed.peer = Some(id);
+            seed.dial.reset(now);
+        }
+        let confirmed = role == Role::Responder;
+        let activity = Arc::new(SessionActivity::default());
+        activity.tell_once.store(!confirmed, Ordering::Relaxed);
+        let mut session = Session {
+            number,
+            peer: id,
+            role,
+            tag,
+            secret,
+            born: now,
+            remote,
+            confirmed,
+            send,
+            recv,
+            activity,
+            n_heard: 0,
+            unanswered_since: None,
+            owed_since: None,
+            ends: None,
+        };
+        if !self.joining && self.gate.is_token(secret) {
+            let welcome = confirmed && self.gate.use_token(secret, now);
+            if !welcome {
+                self.handshakes.release(number);
+                return;
+            }
+            session.ends = Some(now + FAREWELL);
+            self.sessions.insert(number, session);
+            self.dirty = true;
+            self.events.push_back(Event::TokenUsed(KnownPeer { id, name, address: remote }));
+            self.confirm(number, now);
+            return;
+        }
+        if !self.joining && !self.admitted(&session, &name, now) {
+            return;
+        }
+        let full = self.peers.len() >= MAX_PEERS && !self.peers.contains_key(&id);
+        if full {
+            self.handshakes.release(number);
+            return;
+        }
+        let peer = self.peers.entry(id).or_insert_with(|| Peer::new(id, name.clone(), None, now));
+        let news = peer.address != Some(remote) || peer.name != name;
+        peer.name.clone_from(&name);
+        if news && remote.port() != 0 {
+            peer.address = Some(remote);
+            self.events.push_back(Event::PeerMoved(KnownPeer { id, name, address: remote }));
+        }
+        self.sessions.insert(number, session);
+        self.dirty = true;
+        if confirmed {
+            self.use_session(number, now);
+        }
+    }
+
+    /// Whether the peer of a new session may have it. If not, the session is gone, and the peer was told unless it is
+    /// revoked.
+    fn admitted(&mut self, session: &Session, name: &str, now: Instant) -> bool {
+        let (id, remote, number) = (session.peer, session.remote, session.number);
+        let Err(reason) = self.gate.admit(id, name) else { return true };
+        if self.gate.is_revoked(id) {
+            if remote.port() != 0 {
+                self.gate.shun(remote, now);
+            }
+        } else {
+            let refused = RefusedPeer { id, name: name.to_owned(), address: remote, reason: reason.clone() };
+            if self.gate.refused.get(&id) != Some(&refused) {
+                self.events.push_back(Event::Refused(refused.clone()));
+            }
+            self.gate.refuse(refused);
+            if session.confirmed {
+                self.seal_control(session.send.as_ref(), remote, &Control::Refused(reason).to_bytes());
+            }
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.dial.failed(now);
+        }
+        self.handshakes.release(number);
+        false
+    }
+
+    /// Shows the initiator of `session` that it works.
+    fn confirm(&mut self, number: u32, now: Instant) {
+        let Some(session) = self.sessions.get(&number) else { return };
+        if session.ends.is_some() {
+            if let Some(secret) = self.secrets.first() {
+                let text = secret.to_text();
+                let welcome = Control::Welcome { secret: &text }.to_bytes();
+                self.say_on(number, &welcome, false, now);
+            }
+        } else {
+            self.say_on(number, &Control::Pong { nonce: 0 }.to_bytes(), false, now);
+        }
+    }
+
+    /// Sends on session `number` from now on, unless its peer has a younger one.
+    fn use_session(&mut self, number: u32, now: Instant) {
+        let Some(session) = self.sessions.get(&number) else { return };
+        let (id, born, remote, role) = (session.peer, session.born, session.remote, session.role);
+        let newest = self.sessions.values().filter(|s| s.peer == id && s.confirmed).map(|s| s.born).max();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if newest.is_some_and(|newest| newest > born) {
+            return;
+        }
+        peer.current = Some(number);
+        peer.last_heard = Some(now);
+        peer.dial.reset(now);
+        peer.refused_us = None;
+        peer.next_ping = now;
+        if remote.port() != 0 && std::mem::take(&mut peer.is_cut) {
+            let name = peer.name.clone();
+            self.mesh.peer_reachable(id);
+            self.events.push_back(Event::PathChanged { id, name, direct: true });
+        }
+        self.dirty = true;
+        self.next_tick = now;
+        let queue = self.peers.get_mut(&id).map(|p| std::mem::take(&mut p.queue)).unwrap_or_default();
+        let waiting = self.seeds.values_mut().filter(|seed| seed.peer == Some(id));
+        let waiting: Vec<Vec<u8>> = waiting.filter_map(|seed| seed.message.take()).collect();
+        if role == Role::Responder && queue.is_empty() && waiting.is_empty() {
+            self.confirm(number, now);
+        }
+        for message in queue.into_iter().chain(waiting) {
+            self.say_on(number, &message, true, now);
+        }
+    }
+
+    fn handle_failed(&mut self, tag: u64, remote: SocketAddr, reason: FailReason, now: Instant) {
+        let Some(attempt) = self.attempts.get_mut(&tag) else { return };
+        attempt.n_open = attempt.n_open.saturating_sub(1);
+        if attempt.n_open > 0 {
+            return;
+        }
+        let purpose = attempt.purpose;
+        self.attempts.remove(&tag);
+        match purpose {
+            Purpose::Seed(address) => {
+                if let Some(seed) = self.seeds.get_mut(&address) {
+                    seed.itself = reason == FailReason::Itself;
+                    seed.dial.failed(now);
+                    seed.message = None;
+                    if seed.itself {
+                        // Someone on the path can forge this, so it is no reason to give up.
+                        seed.dial.next = now + OWN_ADDRESS_RETRY;
+                    }
+                }
+            }
+            Purpose::Peer(id) => {
+                // A peer may have called us while our call to it failed.
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.dial.failed(now);
+                    peer.queue.clear();
+                    let silent = peer.last_heard.is_none_or(|heard| now >= heard + CUT_AFTER);
+                    if remote.port() != 0 && silent {
+                        self.cut_off(id);
+                    }
+                }
+            }
+        }
+        self.next_tick = self.next_tick.min(now + Duration::from_millis(100));
+    }
+
+    /// `id` does not answer directly. When others say that it is alive, a relay is looked for.
+    fn cut_off(&mut self, id: PeerId) {
+        if !self.mesh.is_up(id) {
+            return;
+        }
+        if let Some(peer) = self.peers.get_mut(&id)
+            && !peer.is_cut
+        {
+            peer.is_cut = true;
+            let name = peer.name.clone();
+            self.events.push_back(Event::PathChanged { id, name, direct: false });
+            self.mesh.peer_unreachable(id);
+            self.dirty = true;
+        }
+    }
+
+    pub(crate) fn watch_sessions(&mut self, now: Instant) {
+        for session in self.sessions.values_mut() {
+            if session.take_heard() {
+                session.unanswered_since = None;
+                if let Some(peer) = self.peers.get_mut(&session.peer) {
+                    peer.last_heard = Some(now);
+                }
+            }
+        }
+        let lifetime = self.rekey_after + (REJECT_AFTER - REKEY_AFTER);
+        let expired = |s: &&Session| now >= s.born + lifetime || s.ends.is_some_and(|end| now >= end);
+        let expired: Vec<u32> = self.sessions.values().filter(expired).map(|s| s.number).collect();
+        for number in expired {
+            self.drop_session(number);
+        }
+        let silent: Vec<PeerId> = self
+            .peers
+            .values()
+            .filter(|p| p.is_neighbor && !p.is_cut && p.current.is_some())
+            .filter(|p| p.last_heard.is_none_or(|heard| now >= heard + CUT_AFTER))
+            .map(|p| p.id)
+            .collect();
+        for id in silent {
+            self.cut_off(id);
+        }
+        // Who is known by hearsay only, and no longer to the mesh, is forgotten.
+        let mesh = &self.mesh;
+        self.peers
+            .retain(|id, peer| peer.address.is_some() || peer.current.is_some() || mesh.peer(*id).is_some());
+    }
+
+    pub(crate) fn drop_session(&mut self, number: u32) {
+        let Some(session) = self.sessions.remove(&number) else { return };
+        self.handshakes.release(number);
+        self.dirty = true;
+        let (id, left) = (session.peer, &self.sessions);
+        if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.current == Some(number)) {
+            let others = left.values().filter(|s| s.peer == id && s.confirmed && s.ends.is_none());
+            peer.current = others.max_by_key(|s| s.born).map(|s| s.number);
+        }
+    }
+
+    /// Pings whom a session is kept with, and answers what was not answered otherwise.
+    pub(crate) fn keep_alive(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        let mut due = Vec::new();
+        for peer in self.peers.values_mut() {
+            let Some(session) = peer.current.and_then(|n| self.sessions.get(&n)) else { continue };
+            if now >= peer.next_ping {
+                let interval = if peer.is_neighbor { PING_INTERVAL } else { KEEPALIVE_INTERVAL };
+                peer.next_ping = now + interval;
+                let nonce = rng.random_range(1..=u32::MAX);
+                peer.ping = Some((nonce, now));
+                let seen_at = Some(session.remote).filter(|remote| remote.port() != 0);
+                due.push((session.number, Control::Ping { nonce, seen_at }, peer.is_neighbor));
+            } else if session.owed_since.is_some_and(|since| now >= since + ANSWER_WITHIN) {
+                due.push((session.number, Control::Pong { nonce: 0 }, false));
+            }
+        }
+        for (number, message, expects) in due {
+            self.say_on(number, &message.to_bytes(), expects, now);
+        }
+    }
+
+    pub(crate) fn dial(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        let mut due: Vec<(Purpose, Vec<SocketAddr>)> = Vec::new();
+        let suite = self.handshakes.suite();
+        for peer in self.peers.values_mut().filter(|_| !self.joining) {
+            let session = peer.current.and_then(|n| self.sessions.get(&n));
+            let wanted = match session {
+                None => !peer.queue.is_empty() || peer.is_neighbor,
+                Some(session) => {
+                    let doubted = session.unanswered_since.is_some_and(|t| now >= t + DOUBT_AFTER);
+                    let in_use = peer.is_neighbor || session.is_in_use(now);
+                    let preferred = self.secrets.first().is_none_or(|s| s.id() == session.secret);
+                    doubted || (in_use && (!preferred || needs_rekey(session, suite, self.rekey_after, now)))
+                }
+            };
+            if (wanted || peer.is_cut) && !peer.dial.trying && now >= peer.dial.next {
+                let mut addresses: Vec<SocketAddr> = peer.address.into_iter().collect();
+                for address in self.mesh.addresses(peer.id).into_iter().map(canonical) {
+                    if !addresses.contains(&address) {
+                        addresses.push(address);
+                    }
+                }
+                addresses.truncate(MAX_CANDIDATES);
+                if addresses.is_empty() {
+                    continue;
+                }
+                peer.dial.trying = true;
+                due.push((Purpose::Peer(peer.id), addresses));
+            }
+        }
+        let gate = &self.gate;
+        for (address, seed) in self.seeds.iter_mut().filter(|(address, _)| !gate.is_shunned(**address, now)) {
+            let wanted = seed.message.is_some() || (self.joining && seed.peer.is_none());
+            if wanted && !seed.dial.trying && now >= seed.dial.next {
+                seed.dial.trying = true;
+                due.push((Purpose::Seed(*address), vec![*address]));
+            }
+        }
+        for (purpose, addresses) in due {
+            let tag = self.next_tag;
+            self.next_tag += 1;
+            self.attempts.insert(tag, Attempt { purpose, n_open: addresses.len() });
+            for address in addresses {
+                self.handshakes.initiate(address, tag, now, rng);
+            }
+        }
+        self.drain_handshakes(now);
+    }
+
+    /// Seals a message for a peer on its session, if it has one; `expects`: the peer will answer.
+    pub(crate) fn say(&mut self, id: PeerId, message: &[u8], expects: bool, now: Instant) -> bool {
+        let current = self.peers.get(&id).and_then(|p| p.current);
+        current.is_some_and(|number| self.say_on(number, message, expects, now))
+    }
+
+    fn say_on(&mut self, number: u32, message: &[u8], expects: bool, now: Instant) -> bool {
+        let Some(session) = self.sessions.get_mut(&number) else { return false };
+        session.owed_since = None;
+        if expects {
+            session.unanswered_since.get_or_insert(now);
+        }
+        let (send, remote) = (Arc::clone(&session.send), session.remote);
+        self.seal_control(&send, remote, message)
+    }
+
+    fn seal_control(&mut self, send: &weft_noise::SendSession, remote: SocketAddr, message: &[u8]) -> bool {
+        let Ok(counter) = send.reserve(Lane::CONTROL, 1) else { return false };
+        let mut datagram = vec![0; HEADER_LEN];
+        let inner = InnerHeader { kind: InnerKind::Control, ttl: 0, network: NetworkId::from_u48(0) };
+        datagram.reserve_exact(INNER_HEADER_LEN + message.len() + TAG_LEN);
+        datagram.extend(inner.to_bytes());
+        datagram.extend(message);
+        datagram.extend([0; TAG_LEN]);
+        send.seal(Lane::CONTROL, counter, &mut datagram);
+        self.outbox.push_back(Transmit { to: remote, datagram });
+        true
+    }
+}
+
+impl Session {
+    /// Whether it is young enough, or something but keepalives passed lately.
+    fn is_in_use(&self, now: Instant) -> bool {
+        now < self.born + IDLE_AFTER || self.owed_since.is_some() || self.unanswered_since.is_some()
+    }
+}
+
+fn needs_rekey(session: &Session, suite: Suite, after: Duration, now: Instant) -> bool {
+    let due = match session.role {
+        Role::Initiator => after,
+        Role::Responder => after + RESPONDER_REKEY_GRACE.min(after / 2),
+    };
+    now >= session.born + due || session.send.n_sealed() >= suite.rekey_after_datagrams()
+}

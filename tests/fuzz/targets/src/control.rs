@@ -1,0 +1,69 @@
+//! The control API, both ways: requests at the daemon, a daemon's status at the command line.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use weft_api::{
+    Control, ControlError, Order, OrderAnswer, SecretAnswer, SecretRequest, Status, render_status, router,
+};
+
+use crate::state::survives;
+use crate::web::{ask, block_on};
+
+struct Yes;
+
+impl Control for Yes {
+    async fn status(&self) -> Status {
+        unreachable!("a status is not asked for")
+    }
+
+    async fn secret(&self) -> Result<SecretAnswer, ControlError> {
+        Err(ControlError::Refused("there is none".into()))
+    }
+
+    async fn set_secret(&self, request: SecretRequest) -> Result<SecretAnswer, ControlError> {
+        survives(&request);
+        assert!(!is_shown(&request), "Debug shows a secret");
+        Ok(SecretAnswer { fingerprint: "00000000".to_owned(), secret: None })
+    }
+
+    async fn order(&self, order: Order) -> Result<OrderAnswer, ControlError> {
+        survives(&order);
+        Ok(OrderAnswer::default())
+    }
+}
+
+fn is_shown(request: &SecretRequest) -> bool {
+    match request {
+        SecretRequest::Join(secret) => {
+            secret.expose().len() > 8 && format!("{request:?}").contains(secret.expose())
+        }
+        SecretRequest::Generate => false,
+    }
+}
+
+/// The control API. Input: a byte that says what (`o` an order, `s` a secret, anything else a status), and JSON.
+pub fn control(bytes: &[u8]) {
+    let Some((which, body)) = bytes.split_first() else { return };
+    let path = match which {
+        b'o' => "/v1/orders",
+        b's' => "/v1/secret",
+        _ => {
+            if let Ok(status) = serde_json::from_slice::<Status>(body) {
+                survives(&status);
+                assert!(render_status(&status).ends_with('\n'));
+            }
+            return;
+        }
+    };
+    let request = Request::post(path).body(Body::from(body.to_vec())).expect("the request is well formed");
+    let (status, answer) = block_on(ask(&router(Arc::new(Yes)), request));
+    match status {
+        StatusCode::OK => {}
+        StatusCode::BAD_REQUEST => {
+            assert!(answer["error"].as_str().is_some_and(|text| !text.is_empty() && !text.contains('\n')));
+        }
+        _ => panic!("{path}: {status} {answer}"),
+    }
+}
