@@ -83,7 +83,9 @@ pub fn router<C: Control>(control: Arc<C>) -> Router {
 }
 
 fn error(status: StatusCode, text: impl ToString) -> Response {
-    (status, Json(ErrorAnswer { error: text.to_string() })).into_response()
+    // serde quotes the request's own bytes, and the text goes to a terminal.
+    let error = text.to_string().replace(char::is_control, " ");
+    (status, Json(ErrorAnswer { error })).into_response()
 }
 
 async fn status<C: Control>(State(control): State<Arc<C>>) -> Response {

@@ -110,8 +110,8 @@ fn passes(verdict: Verdict) -> bool {
 /// How a frame was made: the sender's number, and those of the addresses that it names.
 #[derive(Debug, Clone)]
 enum Made {
-    V4 { from: usize, named: usize, n_tags: usize },
-    V6 { from: usize, named: usize },
+    V4 { from: usize, named: usize, n_tags: usize, to: usize },
+    V6 { from: usize, named: usize, to: usize },
     LinkLocal { from: usize, named: usize },
     Arp { from: usize, operation: u8, named: usize, link: usize, target: usize },
     Solicit { from: usize, named: usize, link: Option<usize>, target: usize, hidden: bool },
@@ -122,8 +122,8 @@ impl Made {
     fn frame(&self) -> Vec<u8> {
         let link_mac = |link: Option<usize>| link.map(|l| MACS[l]);
         match *self {
-            Self::V4 { from, named, n_tags } => ipv4(MACS[3], MACS[from], n_tags, v4(named), v4(3)),
-            Self::V6 { from, named } => ipv6(MACS[3], MACS[from], v6(named), v6(3), 17, &[0; 8]),
+            Self::V4 { from, named, n_tags, to } => ipv4(MACS[to], MACS[from], n_tags, v4(named), v4(to)),
+            Self::V6 { from, named, to } => ipv6(MACS[to], MACS[from], v6(named), v6(to), 17, &[0; 8]),
             Self::LinkLocal { from, named } => {
                 ipv6(MACS[3], MACS[from], link_local(named), v6(3), 17, &[0; 8])
             }
@@ -153,7 +153,7 @@ impl Made {
     /// Whether it names no one but its sender.
     fn honest(&self) -> bool {
         match *self {
-            Self::V4 { from, named, .. } | Self::V6 { from, named } => from == named,
+            Self::V4 { from, named, .. } | Self::V6 { from, named, .. } => from == named,
             // The fifth address is no one's.
             Self::LinkLocal { from, named } => from == named || named == 4,
             Self::Arp { from, named, link, .. } => from == named && from == link,
@@ -178,8 +178,14 @@ fn made() -> impl Strategy<Value = Made> {
     let n = 0usize..5;
     let link = || prop::option::of(0usize..5);
     prop_oneof![
-        (n.clone(), n.clone(), 0usize..3).prop_map(|(from, named, n_tags)| Made::V4 { from, named, n_tags }),
-        (n.clone(), n.clone()).prop_map(|(from, named)| Made::V6 { from, named }),
+        // To either peer's.
+        (n.clone(), n.clone(), 0usize..3, 2usize..4).prop_map(|(from, named, n_tags, to)| Made::V4 {
+            from,
+            named,
+            n_tags,
+            to
+        }),
+        (n.clone(), n.clone(), 2usize..4).prop_map(|(from, named, to)| Made::V6 { from, named, to }),
         (n.clone(), n.clone()).prop_map(|(from, named)| Made::LinkLocal { from, named }),
         (n.clone(), 1u8..3, n.clone(), n.clone(), n.clone()).prop_map(
             |(from, operation, named, link, target)| Made::Arp { from, operation, named, link, target }
@@ -206,6 +212,7 @@ proptest! {
         for made in frames {
             let (frame, owner) = (made.frame(), OWNERS[made.from()]);
             let verdict = view.outgoing(NETWORK, &frame, &mut last_out);
+            prop_assert_eq!(verdict, out(&view, &frame), "what was remembered changed the verdict");
             let may_leave = owner == Some(Owner::Local) && made.honest();
             if may_leave && made.asks() {
                 prop_assert!(!matches!(verdict, Verdict::Unicast(_) | Verdict::Flood), "{made:?}: {verdict:?}");
@@ -243,6 +250,16 @@ proptest! {
         let _ = write_answer(&bytes, MACS[3], &mut answer);
         let _ = snapshot(view).incoming(0, NETWORK, &bytes, &mut LastSender::default());
     }
+}
+
+#[test]
+fn a_flow_to_another_peer_is_another_flow() {
+    let (view, mut last) = (view(), LastSender::default());
+    let to = |i: usize| ipv4(MACS[i], MACS[0], 0, v4(0), v4(i));
+    for (i, peer) in [(2, 0), (2, 0), (2, 0), (3, 1), (2, 0), (3, 1), (3, 1), (3, 1), (2, 0)] {
+        assert_eq!(view.outgoing(NETWORK, &to(i), &mut last), Verdict::Unicast(peer));
+    }
+    assert_eq!(view.outgoing(NETWORK, &to(4), &mut last), Verdict::Drop(DropReason::UnknownUnicast));
 }
 
 #[test]

@@ -358,7 +358,7 @@ fn is_lack(error: &GuardError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weft_nft::Counter;
+    use weft_nft::{Counter, Refusal, Step};
 
     #[test]
     fn a_table_is_ours_by_its_comment_or_its_chains() {
@@ -370,6 +370,29 @@ mod tests {
         assert!(is_ours(&table(None), &ours));
         assert!(is_ours(&table(None), &[]));
         assert!(!is_ours(&table(None), &[ours[0].clone(), "input".into()]));
+    }
+
+    #[test]
+    fn only_what_the_kernel_cannot_do_is_a_lack() {
+        const EPERM: i32 = 1;
+        const ENOSPC: i32 = 28;
+        let error = io::Error::from_raw_os_error;
+        let refused = |change, errno| {
+            let step = Step { change, table: "netdev weft".into(), object: None };
+            is_lack(
+                &CommitError::Refused(Refusal { index: 0, step, source: error(errno), note: None }).into(),
+            )
+        };
+        assert!(refused(Change::AddTable, EAFNOSUPPORT));
+        assert!(refused(Change::AddChain, EOPNOTSUPP));
+        assert!(refused(Change::AddRule, ENOENT));
+        assert!(!refused(Change::DeleteChain, ENOENT));
+        assert!(!refused(Change::AddRule, ENOSPC));
+        assert!(is_lack(&CommitError::Batch(error(EOPNOTSUPP)).into()));
+        assert!(!is_lack(&CommitError::Batch(error(EPERM)).into()));
+        let dump = |errno| is_lack(&DumpError { what: "tables", source: error(errno) }.into());
+        assert!(dump(EINVAL) && !dump(EPERM));
+        assert!(!is_lack(&GuardError::Foreign));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl FromStr for PeerId {
     type Err = ParseIdError;
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        if s.len() != 32 || !s.is_ascii() {
+        if s.len() != 32 || !s.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(ParseIdError::Peer);
         }
         let mut id = [0; 16];
@@ -185,7 +185,9 @@ impl FromStr for Mac {
         let mut mac = [0; 6];
         let mut pairs = s.split(':');
         for byte in &mut mac {
-            let pair = pairs.next().filter(|p| p.len() == 2).ok_or(ParseIdError::Mac)?;
+            // `from_str_radix` would take a sign for a digit.
+            let is_byte = |p: &&str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
+            let pair = pairs.next().filter(is_byte).ok_or(ParseIdError::Mac)?;
             *byte = u8::from_str_radix(pair, 16).map_err(|_| ParseIdError::Mac)?;
         }
         if pairs.next().is_some() { Err(ParseIdError::Mac) } else { Ok(Self(mac)) }
@@ -205,9 +207,20 @@ mod tests {
     }
 
     #[test]
+    fn bad_peer_ids_are_refused() {
+        assert_eq!("00".repeat(16).parse(), Ok(PeerId([0; 16])));
+        for bad in
+            ["", "0", &"0".repeat(31), &"0".repeat(33), &"+0".repeat(16), &"é".repeat(16), &"0g".repeat(16)]
+        {
+            assert_eq!(bad.parse::<PeerId>(), Err(ParseIdError::Peer), "{bad}");
+        }
+    }
+
+    #[test]
     fn bad_macs_are_refused() {
         for bad in [
             "",
+            "+2:42:0a:00:00:01",
             "02:42",
             "02:42:0a:47:00:4",
             "02:42:0a:47:00:4d:00",

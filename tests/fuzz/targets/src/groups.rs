@@ -105,9 +105,10 @@ fn subscriptions(groups: &Groups) -> BTreeSet<IpAddr> {
     assert!(list.is_sorted_by(|a, b| a < b), "{list:?}");
     assert!(list.len() <= MAX_GROUPS_PER_MEMBER * usize::from(N_MACS), "{} groups", list.len());
     for ip in &list {
+        // The two prefixes that are promised to reach every member; others of link-local scope are subscribed to.
         let is_link_local = match ip {
             IpAddr::V4(ip) => ip.octets().starts_with(&[224, 0, 0]),
-            IpAddr::V6(ip) => ip.octets()[1] & 0xf == 2,
+            IpAddr::V6(ip) => ip.octets().starts_with(&[0xff, 2]),
         };
         assert!(ip.is_multicast() && !is_link_local, "{ip}");
     }
