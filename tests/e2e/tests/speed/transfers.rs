@@ -16,7 +16,7 @@ const HASH_SERVER: [&str; 6] = ["nc", "-ll", "-p", "9000", "-e", "sha256sum"];
 const MIB: u64 = 1 << 20;
 
 pub(crate) fn super_frames_travel_as_trains(cluster: &Cluster) -> Result<()> {
-    let network = cluster.network(&[])?;
+    let network = cluster.network(&["--opt=weft.spoof-check=off"])?;
     let [here, there] = pair(cluster, &network)?;
     let before = Counts::of(cluster)?;
     for ipv6 in [false, true] {
@@ -42,7 +42,7 @@ pub(crate) fn super_frames_travel_as_trains(cluster: &Cluster) -> Result<()> {
 }
 
 pub(crate) fn pings_of_every_size(cluster: &Cluster) -> Result<()> {
-    let network = cluster.network(&[])?;
+    let network = cluster.network(&["--opt=weft.spoof-check=off"])?;
     let sandboxes = pair(cluster, &network)?;
     let before = Counts::of(cluster)?;
     let [here, there] = &sandboxes;
@@ -61,7 +61,7 @@ pub(crate) fn pings_of_every_size(cluster: &Cluster) -> Result<()> {
 }
 
 pub(crate) fn files_of_odd_sizes(cluster: &Cluster) -> Result<()> {
-    let network = cluster.network(&[])?;
+    let network = cluster.network(&["--opt=weft.spoof-check=off"])?;
     let [here, there] = pair(cluster, &network)?;
     let before = Counts::of(cluster)?;
     for (server, client) in [(&here, &there), (&there, &here)] {
@@ -88,7 +88,7 @@ pub(crate) fn long_parallel_streams_with_hashes(cluster: &Cluster) -> Result<()>
 
 /// Two streams each way at once, of `len` random bytes together.
 fn streams_with_hashes(cluster: &Cluster, len: u64) -> Result<()> {
-    let network = cluster.network(&[])?;
+    let network = cluster.network(&["--opt=weft.spoof-check=off"])?;
     let sandboxes = pair(cluster, &network)?;
     let before = Counts::of(cluster)?;
     let [here, there] = &sandboxes;
@@ -134,7 +134,7 @@ fn send_and_hash(from: &Sandbox<'_>, to: &Sandbox<'_>, len: u64, number: usize) 
 }
 
 pub(crate) fn one_host_passes_weft_by(cluster: &Cluster) -> Result<()> {
-    let network = cluster.network(&[])?;
+    let network = cluster.network(&["--opt=weft.spoof-check=off"])?;
     let host = cluster.manager();
     let first = Sandbox::start(&network, host, 1)?;
     let second = Sandbox::start(&network, host, 2)?;
