@@ -67,14 +67,17 @@ impl UdpSocket {
     /// # Errors
     /// `AddrInUse`: another process has the port. `AddrNotAvailable`: the host has no such address.
     pub fn bind_group(address: SocketAddr, n: usize, steering_offset: u32) -> io::Result<Vec<Self>> {
-        // SO_REUSEPORT would let two daemons of one user share the port and lose half of their datagrams each.
-        let probe = Self::bind(address, false)?;
+        // SO_REUSEPORT would let two daemons of one user share the port and lose half of their datagrams each. So the
+        // first socket takes the port for itself, and shares it afterwards. It is never given back in between: a child
+        // that is being started by another thread has a copy of every socket for a moment.
+        let first = Self::bind(address, false)?;
         let address = SocketAddr::new(
-            if probe.ipv6 || address.is_ipv4() { address.ip() } else { Ipv4Addr::UNSPECIFIED.into() },
-            probe.local_addr()?.port(),
+            if first.ipv6 || address.is_ipv4() { address.ip() } else { Ipv4Addr::UNSPECIFIED.into() },
+            first.local_addr()?.port(),
         );
-        drop(probe);
-        let sockets = (0..n).map(|_| Self::bind(address, true)).collect::<io::Result<Vec<_>>>()?;
+        set_option(&first.fd, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
+        let others = (1..n).map(|_| Self::bind(address, true));
+        let sockets = std::iter::once(Ok(first)).chain(others).collect::<io::Result<Vec<_>>>()?;
         if let Some(first) = sockets.first() {
             // Without the filter everything still works: any worker can open any datagram.
             let _ = first.steer_by_lane(steering_offset, n);
@@ -512,6 +515,24 @@ mod tests {
             let got = receive(&group[usize::from(lane) % 3], &mut [0; 64]);
             assert_eq!((got.len, got.from), (8, sender.local_addr().unwrap()));
         }
+    }
+
+    #[test]
+    fn children_that_start_meanwhile_do_not_keep_the_port() {
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    std::process::Command::new("true").status().unwrap();
+                }
+            });
+            let bound: Vec<_> = (0..400)
+                .map(|_| UdpSocket::bind_group("127.0.0.1:0".parse().unwrap(), 2, 4).map(drop))
+                .collect();
+            done.store(true, Ordering::Relaxed);
+            let failed: Vec<_> = bound.into_iter().filter_map(Result::err).collect();
+            assert!(failed.is_empty(), "{} of 400: {failed:?}", failed.len());
+        });
     }
 
     #[test]
