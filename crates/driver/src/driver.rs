@@ -35,27 +35,34 @@ pub(crate) enum Method {
 }
 
 impl Method {
+    const BY_PATH: [(&str, Self); 16] = [
+        ("/Plugin.Activate", Self::Activate),
+        ("/NetworkDriver.GetCapabilities", Self::GetCapabilities),
+        ("/NetworkDriver.AllocateNetwork", Self::AllocateNetwork),
+        ("/NetworkDriver.FreeNetwork", Self::FreeNetwork),
+        ("/NetworkDriver.GwAllocCheck", Self::GwAllocCheck),
+        ("/NetworkDriver.CreateNetwork", Self::CreateNetwork),
+        ("/NetworkDriver.DeleteNetwork", Self::DeleteNetwork),
+        ("/NetworkDriver.CreateEndpoint", Self::CreateEndpoint),
+        ("/NetworkDriver.EndpointOperInfo", Self::EndpointOperInfo),
+        ("/NetworkDriver.DeleteEndpoint", Self::DeleteEndpoint),
+        ("/NetworkDriver.Join", Self::Join),
+        ("/NetworkDriver.Leave", Self::Leave),
+        ("/NetworkDriver.DiscoverNew", Self::DiscoverNew),
+        ("/NetworkDriver.DiscoverDelete", Self::DiscoverDelete),
+        ("/NetworkDriver.ProgramExternalConnectivity", Self::ProgramExternalConnectivity),
+        ("/NetworkDriver.RevokeExternalConnectivity", Self::RevokeExternalConnectivity),
+    ];
+
     pub(crate) fn from_path(path: &str) -> Option<Self> {
-        Some(match path {
-            "/Plugin.Activate" => Self::Activate,
-            "/NetworkDriver.GetCapabilities" => Self::GetCapabilities,
-            "/NetworkDriver.AllocateNetwork" => Self::AllocateNetwork,
-            "/NetworkDriver.FreeNetwork" => Self::FreeNetwork,
-            "/NetworkDriver.GwAllocCheck" => Self::GwAllocCheck,
-            "/NetworkDriver.CreateNetwork" => Self::CreateNetwork,
-            "/NetworkDriver.DeleteNetwork" => Self::DeleteNetwork,
-            "/NetworkDriver.CreateEndpoint" => Self::CreateEndpoint,
-            "/NetworkDriver.EndpointOperInfo" => Self::EndpointOperInfo,
-            "/NetworkDriver.DeleteEndpoint" => Self::DeleteEndpoint,
-            "/NetworkDriver.Join" => Self::Join,
-            "/NetworkDriver.Leave" => Self::Leave,
-            "/NetworkDriver.DiscoverNew" => Self::DiscoverNew,
-            "/NetworkDriver.DiscoverDelete" => Self::DiscoverDelete,
-            "/NetworkDriver.ProgramExternalConnectivity" => Self::ProgramExternalConnectivity,
-            "/NetworkDriver.RevokeExternalConnectivity" => Self::RevokeExternalConnectivity,
-            _ => return None,
-        })
+        Self::BY_PATH.iter().find(|(known, _)| *known == path).map(|(_, method)| *method)
     }
+}
+
+/// The path of every call that is served.
+#[must_use]
+pub fn paths() -> [&'static str; 16] {
+    Method::BY_PATH.map(|(path, _)| path)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -33,6 +33,7 @@ mod request;
 mod router;
 
 pub use backend::{Backend, BackendError, Failure};
+pub use driver::paths;
 pub use listen::{BindError, SOCKET_MODE, bind_socket, serve};
 pub use model::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, Join, Joined, NodeDiscovery, Pool, derive_mac,

@@ -107,25 +107,20 @@ impl Turn<'_> {
     fn forward(&mut self, buf: &mut [u8], run: Run) -> usize {
         let frame =
             buf.get(run.start + PREFIX_LEN..run.start + PREFIX_LEN + run.frame_len).unwrap_or_default();
-        let verdict = match self.snapshot.networks.get(&self.network) {
-            Some(view) => view.outgoing(self.network, frame, &mut self.last_sender),
-            None => Verdict::Drop(DropReason::UnknownNetwork),
+        let Some(view) = self.snapshot.networks.get(&self.network) else {
+            self.context.drop(DropReason::UnknownNetwork, run.n as u64);
+            return run.start;
         };
-        match verdict {
+        match view.outgoing(self.network, frame, &mut self.last_sender) {
             Verdict::Unicast(peer) => {
                 if self.seal(buf, run, peer) {
                     self.join(buf, run, peer);
                     return run.end();
                 }
             }
-            Verdict::Flood => {
-                let view = self.snapshot.networks.get(&self.network);
-                self.replicate(buf, run, view.map_or(&[], |view| &view.members));
-            }
+            Verdict::Flood => self.replicate(buf, run, &view.members),
             Verdict::Multicast(group) => {
-                let view = self.snapshot.networks.get(&self.network);
-                let subscribers = view.and_then(|view| view.subscribers.get(&group));
-                self.replicate(buf, run, subscribers.map_or(&[], Vec::as_slice));
+                self.replicate(buf, run, view.subscribers.get(&group).map_or(&[], Vec::as_slice));
             }
             Verdict::Report => self.report(frame),
             Verdict::Drop(reason) => self.context.drop(reason, run.n as u64),

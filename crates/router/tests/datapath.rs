@@ -5,16 +5,13 @@ mod bed;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use bed::{Bed, MACS, NETWORK, Plan, inner_v4, inner_v6};
+use bed::{Bed, LIMIT, MACS, NETWORK, Plan, eventually, inner_v4, inner_v6};
 use weft_dataplane::DropReason;
 use weft_noise::Suite;
 use weft_router::NodeInput;
 use weft_wire::{HEADER_LEN, InnerHeader, InnerKind, Lane, NetworkId, TAG_LEN};
-
-const LIMIT: Duration = Duration::from_secs(20);
 
 /// Bytes that no shift or swap leaves as they are.
 fn noise(len: usize, seed: u64) -> Vec<u8> {
@@ -27,15 +24,6 @@ fn noise(len: usize, seed: u64) -> Vec<u8> {
             state as u8
         })
         .collect()
-}
-
-fn eventually(what: &str, condition: impl Fn() -> bool) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !condition() {
-        ensure!(Instant::now() < deadline, "{what} did not come true");
-        std::thread::yield_now();
-    }
-    Ok(())
 }
 
 /// Sends `data` from container 0 to container 1 and back again.
@@ -207,7 +195,7 @@ fn a_kernel_that_refuses_trains_gets_datagrams_and_none_is_lost() -> Result<()> 
         ensure!(stats(0).dropped(reason) == 0, "{:?}", stats(0));
     }
     // TCP would hide what was lost while the router found out.
-    eventually("arrival of every datagram", || n_missing() <= n_missing_before)
+    eventually("arrival of every datagram", || Ok(n_missing() <= n_missing_before))
 }
 
 /// Seals a frame as host 0 would, for host 1.
@@ -241,7 +229,7 @@ fn what_a_peer_may_not_send_is_dropped_and_counted() -> Result<()> {
     for (datagram, reason) in cases {
         let before = dropped(reason);
         bed.router(0).send(to, &datagram)?;
-        eventually(reason.name(), || dropped(reason) == before + 1)?;
+        eventually(reason.name(), || Ok(dropped(reason) == before + 1))?;
     }
     bed.publish(1, |s| {
         s.networks.entry(NETWORK).and_modify(|view| {
@@ -250,13 +238,13 @@ fn what_a_peer_may_not_send_is_dropped_and_counted() -> Result<()> {
         });
     });
     bed.router(0).send(to, &forged(&bed, NETWORK, MACS[0].0))?;
-    eventually("not_member", || dropped(DropReason::NotMember) >= 1)?;
+    eventually("not_member", || Ok(dropped(DropReason::NotMember) >= 1))?;
     bed.publish(1, |_| {});
     let (before, replayed) = (bed.router(1).stats().tap_writes, dropped(DropReason::Replayed));
     bed.router(0).send(to, &good)?;
     bed.router(0).send(to, &good)?;
-    eventually("replayed", || dropped(DropReason::Replayed) == replayed + 1)?;
-    eventually("the good one", || bed.router(1).stats().tap_writes > before)
+    eventually("replayed", || Ok(dropped(DropReason::Replayed) == replayed + 1))?;
+    eventually("the good one", || Ok(bed.router(1).stats().tap_writes > before))
 }
 
 #[test]
@@ -269,7 +257,7 @@ fn unknown_unicast_is_dropped_and_broadcast_reaches_members() -> Result<()> {
     let target = inner_v4(77, "w");
     let socket = bed.in_ns("c0", || UdpSocket::bind("0.0.0.0:0"))??;
     socket.send_to(b"nobody", (target.as_str(), 5))?;
-    eventually("unknown_unicast", || unknown() > before)?;
+    eventually("unknown_unicast", || Ok(unknown() > before))?;
 
     let receiver = bed.in_ns("c1", || UdpSocket::bind("0.0.0.0:9"))??;
     receiver.set_read_timeout(Some(LIMIT))?;
@@ -291,7 +279,7 @@ fn the_node_hears_what_is_its_own() -> Result<()> {
     init[0] = 1;
     bed.router(0).send(to, &init)?;
     eventually("handshake", || {
-        heard(&|i| matches!(i, NodeInput::Handshake { bytes, .. } if *bytes == init))
+        Ok(heard(&|i| matches!(i, NodeInput::Handshake { bytes, .. } if *bytes == init)))
     })?;
 
     let inner = InnerHeader { kind: InnerKind::Control, ttl: 0, network: NetworkId::from_u48(0) }.to_bytes();
@@ -307,11 +295,11 @@ fn the_node_hears_what_is_its_own() -> Result<()> {
     let stranger = bed.in_ns("h0", || UdpSocket::bind("0.0.0.0:7777"))??;
     stranger.send_to(&control, to)?;
     eventually("control", || {
-        heard(&|i| matches!(i, NodeInput::Control { session: 101, bytes, .. } if bytes == b"hello"))
+        Ok(heard(&|i| matches!(i, NodeInput::Control { session: 101, bytes, .. } if bytes == b"hello")))
     })?;
-    eventually("first", || heard(&|i| *i == NodeInput::FirstRx { session: 101 }))?;
+    eventually("first", || Ok(heard(&|i| *i == NodeInput::FirstRx { session: 101 })))?;
     eventually("roamed", || {
-        heard(&|i| matches!(i, NodeInput::Roamed { session: 101, from } if from.port() == 7777))
+        Ok(heard(&|i| matches!(i, NodeInput::Roamed { session: 101, from } if from.port() == 7777)))
     })
 }
 
@@ -324,7 +312,7 @@ fn too_long_datagrams_are_reported_not_fragmented() -> Result<()> {
     socket.send_to(&[1; 1420], (inner_v4(1, "w").as_str(), 5))?;
     let heard = || {
         let inputs = bed.inputs[0].lock().unwrap();
-        inputs.iter().any(|i| matches!(i, NodeInput::MessageTooLong { frame_len: 1462, .. }))
+        Ok(inputs.iter().any(|i| matches!(i, NodeInput::MessageTooLong { frame_len: 1462, .. })))
     };
     eventually("message_too_long", heard)?;
     ensure!(bed.router(0).stats().dropped(DropReason::TooLong) == 1);
@@ -344,7 +332,7 @@ fn networks_detach_and_attach_again_and_the_port_is_exclusive() -> Result<()> {
     let before = bed.router(1).stats().dropped(DropReason::UnknownNetwork);
     ensure!(before > 0);
     bed.in_host(1, || bed.router(1).attach(NETWORK, "tap"))??;
-    eventually("the network is back", || ping().is_ok())?;
+    eventually("the network is back", || Ok(ping().is_ok()))?;
     let second = bed.in_host(1, || {
         let config = weft_router::RouterConfig { port: bed::PORT, ..Default::default() };
         weft_router::Router::start(config, Default::default(), |_| true).map(drop)

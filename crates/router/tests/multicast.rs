@@ -7,23 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use bed::{Bed, MACS, NETWORK, Plan, inner_v4};
+use bed::{Bed, LIMIT, MACS, NETWORK, Plan, eventually, inner_v4};
 use weft_dataplane::{DropReason, Groups};
 use weft_router::NodeInput;
 
-const LIMIT: Duration = Duration::from_secs(20);
 const V4: Ipv4Addr = Ipv4Addr::new(239, 7, 7, 7);
 const V6: Ipv6Addr = Ipv6Addr::new(0xff05, 0, 0, 0, 0, 0, 0, 0x777);
 const PORT: u16 = 9;
-
-fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !condition()? {
-        ensure!(Instant::now() < deadline, "{what} did not come true");
-        std::thread::yield_now();
-    }
-    Ok(())
-}
 
 fn interface_index(bed: &Bed, ns: &str) -> Result<u32> {
     Ok(bed.exec(ns, "cat /sys/class/net/eth-w/ifindex")?.trim().parse()?)

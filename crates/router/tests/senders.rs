@@ -4,24 +4,12 @@
 mod bed;
 
 use std::net::UdpSocket;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use bed::{Bed, MACS, NETWORK, Plan, inner_v4, inner_v6};
+use bed::{Bed, LIMIT, MACS, NETWORK, Plan, eventually, inner_v4, inner_v6};
 use weft_dataplane::DropReason;
 use weft_router::NodeInput;
 use weft_wire::{HEADER_LEN, InnerHeader, InnerKind, Lane, Mac, TAG_LEN};
-
-const LIMIT: Duration = Duration::from_secs(20);
-
-fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
-    let deadline = Instant::now() + LIMIT;
-    while !condition()? {
-        ensure!(Instant::now() < deadline, "{what} did not come true");
-        std::thread::yield_now();
-    }
-    Ok(())
-}
 
 fn dropped(bed: &Bed, i: usize, reason: DropReason) -> u64 {
     bed.router(i).stats().dropped(reason)

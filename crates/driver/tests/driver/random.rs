@@ -3,29 +3,10 @@
 use axum::http::StatusCode;
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use weft_driver::Scope;
+use weft_driver::{Scope, paths};
 
 use crate::fake::{Engine, NEWER, OLDER};
 use crate::golden::all_recorded;
-
-const PATHS: [&str; 16] = [
-    "/Plugin.Activate",
-    "/NetworkDriver.GetCapabilities",
-    "/NetworkDriver.AllocateNetwork",
-    "/NetworkDriver.FreeNetwork",
-    "/NetworkDriver.GwAllocCheck",
-    "/NetworkDriver.CreateNetwork",
-    "/NetworkDriver.DeleteNetwork",
-    "/NetworkDriver.CreateEndpoint",
-    "/NetworkDriver.EndpointOperInfo",
-    "/NetworkDriver.DeleteEndpoint",
-    "/NetworkDriver.Join",
-    "/NetworkDriver.Leave",
-    "/NetworkDriver.DiscoverNew",
-    "/NetworkDriver.DiscoverDelete",
-    "/NetworkDriver.ProgramExternalConnectivity",
-    "/NetworkDriver.RevokeExternalConnectivity",
-];
 
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
@@ -74,12 +55,12 @@ fn answers_readably(path: &str, body: &[u8]) -> Result<StatusCode, TestCaseError
 
 proptest! {
     #[test]
-    fn bytes(path in prop::sample::select(&PATHS[..]), body in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn bytes(path in prop::sample::select(paths().to_vec()), body in prop::collection::vec(any::<u8>(), 0..200)) {
         answers_readably(path, &body)?;
     }
 
     #[test]
-    fn any_json_value(path in prop::sample::select(&PATHS[..]), body in any_json()) {
+    fn any_json_value(path in prop::sample::select(paths().to_vec()), body in any_json()) {
         answers_readably(path, body.to_string().as_bytes())?;
     }
 

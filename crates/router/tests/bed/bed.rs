@@ -10,8 +10,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use weft_dataplane::{
     Neighbor, NetworkView, Owner, PeerCounters, PeerView, SessionActivity, SessionView, Snapshot,
@@ -54,6 +55,19 @@ pub(crate) struct Bed {
     pub snapshots: [Arc<ArcSwap<Snapshot>>; 2],
     pub inputs: [Arc<Mutex<Vec<NodeInput>>>; 2],
     pub sessions: [Arc<SendSession>; 2],
+}
+
+/// How long something may take that is waited for.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline = Instant::now() + LIMIT;
+    while !condition()? {
+        ensure!(Instant::now() < deadline, "{what} did not come true");
+        std::thread::yield_now();
+    }
+    Ok(())
 }
 
 /// Runs a command line (split at spaces) and returns what it prints.

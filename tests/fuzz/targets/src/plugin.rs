@@ -7,30 +7,12 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, StatusCode};
 use weft_driver::{
     AllocateNetwork, Backend, BackendError, CreateEndpoint, CreateNetwork, EndpointRecord, Join, Joined,
-    MAX_MTU, MIN_MTU, NetworkRecord, NodeDiscovery, OptionFault, Scope, router,
+    MAX_MTU, MIN_MTU, NetworkRecord, NodeDiscovery, OptionFault, Scope, paths, router,
 };
 
 use crate::state::survives;
 use crate::web::{ask, block_on};
 
-const PATHS: [&str; 16] = [
-    "/Plugin.Activate",
-    "/NetworkDriver.GetCapabilities",
-    "/NetworkDriver.AllocateNetwork",
-    "/NetworkDriver.FreeNetwork",
-    "/NetworkDriver.GwAllocCheck",
-    "/NetworkDriver.CreateNetwork",
-    "/NetworkDriver.DeleteNetwork",
-    "/NetworkDriver.CreateEndpoint",
-    "/NetworkDriver.EndpointOperInfo",
-    "/NetworkDriver.DeleteEndpoint",
-    "/NetworkDriver.Join",
-    "/NetworkDriver.Leave",
-    "/NetworkDriver.DiscoverNew",
-    "/NetworkDriver.DiscoverDelete",
-    "/NetworkDriver.ProgramExternalConnectivity",
-    "/NetworkDriver.RevokeExternalConnectivity",
-];
 const MAX_CALLS: usize = 16;
 
 #[derive(Default)]
@@ -150,7 +132,8 @@ pub fn plugin(bytes: &[u8]) {
         block_on(async {
             for call in bytes.split(|b| *b == 0).take(MAX_CALLS) {
                 let Some((which, body)) = call.split_first() else { continue };
-                let path = PATHS[usize::from(which & 0x1f).wrapping_sub(1) % PATHS.len()];
+                let paths = paths();
+                let path = paths[usize::from(which & 0x1f).wrapping_sub(1) % paths.len()];
                 let host = if which & 0x20 == 0 { "plugin.moby.localhost" } else { "" };
                 let request = Request::post(path)
                     .header("host", HeaderValue::from_static(host))
