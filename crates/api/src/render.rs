@@ -102,10 +102,7 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
             peer.id.as_deref().map_or_else(dash, short),
             peer.state.to_string(),
             peer.address.map_or_else(dash, |address| address.to_string()),
-            peer.relay.as_ref().map_or_else(
-                || peer.path.map_or_else(dash, |path| path.to_string()),
-                |relay| format!("relay {relay}"),
-            ),
+            peer.path.map_or_else(dash, |path| path.to_string()),
             peer.rtt_us.map_or_else(dash, |us| format!("{}.{:03} ms", us / 1000, us % 1000)),
             peer.session_age.map_or_else(dash, span),
             peer.last_seen.map_or_else(dash, |seen| format!("{} ago", span(seen))),

@@ -102,9 +102,6 @@ pub struct PeerStatus {
     pub address: Option<SocketAddr>,
     /// `None` without a session.
     pub path: Option<PathKind>,
-    /// Name of the peer that forwards to it; `None` on a direct path.
-    #[serde(default)]
-    pub relay: Option<String>,
     /// Smoothed round trip to it in microseconds, of pings inside the session.
     #[serde(default)]
     pub rtt_us: Option<u64>,

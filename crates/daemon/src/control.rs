@@ -15,7 +15,7 @@ use weft_noise::ClusterSecret;
 use weft_wire::{NetworkId, PeerId};
 
 use crate::core::{Core, Running, Topology};
-use crate::run::secrets;
+use crate::run::{has_secret_file, secrets};
 
 /// What can be wrong with a peer that does not answer. Strangers get no answer, so it cannot be known which it is.
 fn no_answer(port: u16) -> String {
@@ -63,8 +63,8 @@ impl Control for Controls {
             faults: core
                 .faults()
                 .into_iter()
-                .chain(core.firewall_fault())
-                .chain(core.guard_fault())
+                .chain(core.firewall_fault.get())
+                .chain(core.guard_fault.get())
                 .collect(),
             peers: Vec::new(),
             refused: Vec::new(),
@@ -130,11 +130,10 @@ impl Control for Controls {
     async fn set_secret(&self, request: SecretRequest) -> Result<SecretAnswer, ControlError> {
         let core = &self.0;
         let refused = |text: String| ControlError::Refused(text.into());
-        let file = &core.settings.secret_file;
-        if tokio::fs::read_to_string(file).await.is_ok_and(|text| !text.trim().is_empty()) {
+        if has_secret_file(core).await {
             return Err(refused(format!(
                 "the secret is in the file {}, which comes first: change it there and restart weft",
-                file.display()
+                core.settings.secret_file.display()
             )));
         }
         let current = secrets(core).await.map_err(|error| ControlError::Failed(error.into()))?;
@@ -200,16 +199,6 @@ fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> PeerStatus {
     let load = |pick: fn(&weft_dataplane::PeerCounters) -> &std::sync::atomic::AtomicU64| {
         peer.counters.as_ref().map_or(0, |c| pick(c).load(Ordering::Relaxed))
     };
-    let state = match (peer.state, peer.relay) {
-        (PathState::Up, _) | (PathState::Cut, Some(_)) => PeerState::Connected,
-        (PathState::Connecting, _) => PeerState::Connecting,
-        (PathState::Cut, None) | (PathState::NoAnswer, _) => PeerState::Down,
-    };
-    let path = match peer.state {
-        PathState::Up => Some(PathKind::Direct),
-        PathState::Cut => peer.relay.map(|_| PathKind::Relay),
-        PathState::Connecting | PathState::NoAnswer => None,
-    };
     let problem = match (&peer.refused_us, peer.state) {
         (Some(reason), _) => Some(refuses_us(reason, view)),
         (None, PathState::NoAnswer) => Some(no_answer(port)),
@@ -221,10 +210,13 @@ fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> PeerStatus {
     PeerStatus {
         id: peer.id.map(|id| id.to_string()),
         name: Some(peer.name.clone()).filter(|name| !name.is_empty()),
-        state,
+        state: match peer.state {
+            PathState::Up => PeerState::Connected,
+            PathState::Connecting => PeerState::Connecting,
+            PathState::Cut | PathState::NoAnswer => PeerState::Down,
+        },
         address: peer.address,
-        path,
-        relay: peer.relay.map(|relay| view.name_of(relay)),
+        path: (peer.state == PathState::Up).then_some(PathKind::Direct),
         rtt_us: peer.rtt.and_then(|rtt| rtt.as_micros().try_into().ok()),
         session_age: peer.session_age,
         rx_bytes: load(|c| &c.received_len),

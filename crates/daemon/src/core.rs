@@ -33,6 +33,24 @@ pub(crate) struct Running {
     pub(crate) fingerprint: String,
 }
 
+/// Something that is looked at again and again, and wrong at times.
+#[derive(Default)]
+pub(crate) struct Fault(Mutex<Option<String>>);
+
+impl Fault {
+    /// Takes the outcome of another look; whether it differs from the last one, and so is worth a line in the log.
+    pub(crate) fn set(&self, fault: Option<String>) -> bool {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *last != fault;
+        *last = fault;
+        changed
+    }
+
+    pub(crate) fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 /// A wish to join a cluster by a token.
 pub(crate) struct JoinWish {
     /// The host that gave the token, as it was typed.
@@ -105,8 +123,10 @@ pub(crate) struct Core {
     faults: Mutex<Vec<String>>,
     /// The address that Docker says this host advertises.
     advertised: Mutex<Option<IpAddr>>,
-    firewall_fault: Mutex<Option<String>>,
-    guard_fault: Mutex<Option<String>>,
+    /// What is wrong with the firewall's rules, if anything.
+    pub(crate) firewall_fault: Fault,
+    /// What is wrong with the rules against spoofing, if anything.
+    pub(crate) guard_fault: Fault,
     /// Addresses of hosts that Docker told of.
     discovered: Mutex<BTreeSet<SocketAddr>>,
     /// To be carried out by the task that starts the daemon, while there is no secret.
@@ -141,8 +161,8 @@ impl Core {
             running: ArcSwapOption::empty(),
             faults: Mutex::new(vec!["weft is starting; try again in a moment".to_owned()]),
             advertised: Mutex::new(None),
-            firewall_fault: Mutex::default(),
-            guard_fault: Mutex::default(),
+            firewall_fault: Fault::default(),
+            guard_fault: Fault::default(),
             discovered: Mutex::default(),
             join: Mutex::default(),
             retry: Notify::new(),
@@ -212,19 +232,16 @@ impl Core {
             let topology = self.topology.read().await;
             topology.networks.values().filter(|n| n.up.is_some()).map(|n| names::bridge_name(n.id)).collect()
         };
-        let result = self.firewall.ensure(&bridges).await;
-        let mut last = self.firewall_fault.lock().unwrap_or_else(PoisonError::into_inner);
-        let fault = result.err().map(|error| error.to_string());
-        if *last != fault {
-            match &fault {
+        let fault = self.firewall.ensure(&bridges).await.err().map(|error| error.to_string());
+        if self.firewall_fault.set(fault.clone()) {
+            match fault {
                 Some(fault) => warn!(%fault, "containers of one host may not reach each other"),
                 None => info!("firewall rules are in place"),
             }
-            *last = fault;
         }
     }
 
-    /// Sees to it that every endpoint on this host can send from its own addresses only, and reads what was dropped.
+    /// Sees to it that every endpoint on this host can send from its own addresses only.
     pub(crate) async fn guard_endpoints(&self) {
         let specs: Vec<EndpointSpec> = {
             let topology = self.topology.read().await;
@@ -251,23 +268,11 @@ impl Core {
             }
             Err(error) => Some(format!("rules against spoofing are not in place: {error}")),
         };
-        let mut last = self.guard_fault.lock().unwrap_or_else(PoisonError::into_inner);
-        if *last != fault {
-            if let Some(fault) = &fault {
-                warn!("{fault}");
-            }
-            *last = fault;
+        if self.guard_fault.set(fault.clone())
+            && let Some(fault) = fault
+        {
+            warn!("{fault}");
         }
-    }
-
-    /// What is wrong with the rules against spoofing, if anything.
-    pub(crate) fn guard_fault(&self) -> Option<String> {
-        self.guard_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// What is wrong with the firewall's rules, if anything.
-    pub(crate) fn firewall_fault(&self) -> Option<String> {
-        self.firewall_fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs a write to the state file where it may block.

@@ -10,7 +10,7 @@ use weft_node::Judgement;
 use weft_noise::{ClusterSecret, SecretId};
 
 use crate::core::{Core, JoinWish, Running};
-use crate::run::{NO_SECRET, secrets};
+use crate::run::{NO_SECRET, has_secret_file, secrets};
 use crate::settings::PeerAddress;
 use crate::store::{Store, StoreError};
 
@@ -49,6 +49,10 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Control
     ControlError::Failed(error.into())
 }
 
+fn node_stopped() -> ControlError {
+    failed("the node has stopped")
+}
+
 fn running(core: &Core) -> Result<Arc<Running>, ControlError> {
     core.running.load_full().ok_or_else(|| refused(core.faults().join("; ")))
 }
@@ -59,17 +63,18 @@ struct Rotation {
     secrets: Vec<ClusterSecret>,
     /// The newer of two.
     added: Option<ClusterSecret>,
+    /// There is one, and it is what the last rotation added.
+    finished: bool,
 }
 
 /// # Errors
 /// Refused when there is no secret, or when it is in a file, where the operator rotates it.
 async fn rotation(core: &Core) -> Result<Rotation, ControlError> {
-    let file = &core.settings.secret_file;
-    if tokio::fs::read_to_string(file).await.is_ok_and(|text| !text.trim().is_empty()) {
+    if has_secret_file(core).await {
         return Err(refused(format!(
             "the secret is in the file {0}: on all hosts add the new one as a second line, then on all make it the first, \
              then on all remove the old one; weft reads {0} again within a second",
-            file.display()
+            core.settings.secret_file.display()
         )));
     }
     let secrets = core.store.secrets().map_err(failed)?;
@@ -77,8 +82,9 @@ async fn rotation(core: &Core) -> Result<Rotation, ControlError> {
         return Err(refused(NO_SECRET));
     }
     let id = core.store.added_secret().map_err(failed)?;
-    let added = secrets.iter().find(|s| Some(s.id()) == id).cloned().filter(|_| secrets.len() > 1);
-    Ok(Rotation { secrets, added })
+    let added = secrets.iter().find(|s| Some(s.id()) == id).cloned();
+    let finished = secrets.len() == 1 && added.is_some();
+    Ok(Rotation { secrets, added: added.filter(|_| !finished), finished })
 }
 
 async fn keep(core: &Core, secrets: Vec<ClusterSecret>, added: Option<SecretId>) -> Result<(), ControlError> {
@@ -99,7 +105,7 @@ fn said(text: String) -> OrderAnswer {
 async fn add_secret(core: &Core, given: Option<Secret>) -> Result<OrderAnswer, ControlError> {
     let given = given.map(|text| ClusterSecret::parse(text.expose())).transpose();
     let given = given.map_err(|error| ControlError::Refused(error.into()))?;
-    let Rotation { mut secrets, added } = rotation(core).await?;
+    let Rotation { mut secrets, added, .. } = rotation(core).await?;
     let new = match (given, added) {
         (Some(given), _) if secrets.iter().any(|s| s.id() == given.id()) => given,
         (Some(given), Some(added)) => {
@@ -127,15 +133,12 @@ async fn add_secret(core: &Core, given: Option<Secret>) -> Result<OrderAnswer, C
 }
 
 async fn prefer_secret(core: &Core) -> Result<OrderAnswer, ControlError> {
-    let Rotation { mut secrets, added } = rotation(core).await?;
-    let Some(added) = added else {
-        return match secrets.first().map(ClusterSecret::id) {
-            preferred if preferred == core.store.added_secret().map_err(failed)? => {
-                Ok(said("the rotation is finished here already".to_owned()))
-            }
-            _ => Err(refused("there is no secret to prefer: `weft secret rotate add` comes first")),
-        };
-    };
+    let Rotation { mut secrets, added, finished } = rotation(core).await?;
+    if finished {
+        return Ok(said("the rotation is finished here already".to_owned()));
+    }
+    let added =
+        added.ok_or_else(|| refused("there is no secret to prefer: `weft secret rotate add` comes first"))?;
     secrets.sort_by_key(|secret| secret.id() != added.id());
     keep(core, secrets, Some(added.id())).await?;
     info!(fingerprint = %added.fingerprint(), "cluster secret preferred");
@@ -146,15 +149,12 @@ async fn prefer_secret(core: &Core) -> Result<OrderAnswer, ControlError> {
 }
 
 async fn drop_secret(core: &Core, force: bool) -> Result<OrderAnswer, ControlError> {
-    let Rotation { secrets, added } = rotation(core).await?;
-    let Some(added) = added else {
-        return match secrets.first().map(ClusterSecret::id) {
-            preferred if preferred == core.store.added_secret().map_err(failed)? => {
-                Ok(said("the old secret is dropped here already".to_owned()))
-            }
-            _ => Err(refused("there is only one secret: `weft secret rotate add` begins a rotation")),
-        };
-    };
+    let Rotation { secrets, added, finished } = rotation(core).await?;
+    if finished {
+        return Ok(said("the old secret is dropped here already".to_owned()));
+    }
+    let added = added
+        .ok_or_else(|| refused("there is only one secret: `weft secret rotate add` begins a rotation"))?;
     if secrets.first().map(ClusterSecret::id) != Some(added.id()) {
         return Err(refused(
             "the new secret is not preferred here yet: `weft secret rotate prefer` comes first",
@@ -168,8 +168,9 @@ async fn drop_secret(core: &Core, force: bool) -> Result<OrderAnswer, ControlErr
             let reports = node.peer_reports(now);
             reports.into_iter().filter(|r| r.id.is_some_and(|id| lagging.contains(&id))).collect::<Vec<_>>()
         })
-        .await;
-    let lagging: Vec<String> = view.unwrap_or_default().into_iter().map(|r| r.name).collect();
+        .await
+        .ok_or_else(node_stopped)?;
+    let lagging: Vec<String> = view.into_iter().map(|r| r.name).collect();
     if !force && !lagging.is_empty() {
         return Err(refused(format!(
             "still needed by {}: run `weft secret rotate add` and `prefer` there, `weft forget` what is gone for good, or \
@@ -207,8 +208,12 @@ async fn judge(
             Ok(verdict)
         })
         .await
-        .ok_or_else(|| failed("the node has stopped"))??;
-    let name = judged.map_or_else(String::new, |v| format!("{} ({})", v.name, v.peer));
+        .ok_or_else(node_stopped)??;
+    let name = judged.as_ref().map_or_else(String::new, |v| format!("{} ({})", v.name, v.peer));
+    if let Some(verdict) = judged {
+        // The node's task does so as well; the answer promises that it is done.
+        core.write(move |store| store.put_verdict(&verdict)).await.map_err(failed)?;
+    }
     Ok(said(match judgement {
         weft_api::Judgement::Revoked => format!(
             "{name} is shut out of all hosts; it still knows the cluster secret: `weft secret rotate` takes that away"

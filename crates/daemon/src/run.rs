@@ -16,9 +16,10 @@ use weft_node::{Admission, Event, Node, NodeConfig};
 use weft_noise::{ClusterSecret, SecretId};
 use weft_router::{Router, RouterConfig};
 use weft_wire::PeerId;
+use zeroize::Zeroizing;
 
 use crate::control::Controls;
-use crate::core::{Core, EMPTY_NETWORK_HOLD, JoinWish, Network, Running};
+use crate::core::{Core, EMPTY_NETWORK_HOLD, Fault, JoinWish, Network, Running};
 use crate::docker;
 use crate::engine::Engine;
 use crate::node_task;
@@ -136,23 +137,31 @@ async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
     bail!("the daemon's tasks ended")
 }
 
-/// The secrets, the preferred one first: the file's, one a line, else those that were handed over.
-pub(crate) async fn secrets(core: &Core) -> anyhow::Result<Vec<ClusterSecret>> {
+/// What is in the secret's file; nothing when there is none.
+async fn secret_text(core: &Core) -> anyhow::Result<Zeroizing<String>> {
     let path = &core.settings.secret_file;
     match tokio::fs::read_to_string(path).await {
-        Ok(text) => {
-            let text = zeroize::Zeroizing::new(text);
-            let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-            let secrets: Result<Vec<_>, _> = lines.map(ClusterSecret::parse).collect();
-            let secrets = secrets.with_context(|| format!("secret file {}", path.display()))?;
-            if !secrets.is_empty() {
-                return Ok(secrets);
-            }
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("secret file {}", path.display())),
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Zeroizing::default()),
+        Err(error) => Err(error).with_context(|| format!("secret file {}", path.display())),
     }
-    Ok(core.store.secrets()?)
+}
+
+fn secret_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// Whether the file holds the secrets, so that none can be handed over.
+pub(crate) async fn has_secret_file(core: &Core) -> bool {
+    secret_text(core).await.is_ok_and(|text| secret_lines(&text).next().is_some())
+}
+
+/// The secrets, the preferred one first: the file's, one a line, else those that were handed over.
+pub(crate) async fn secrets(core: &Core) -> anyhow::Result<Vec<ClusterSecret>> {
+    let text = secret_text(core).await?;
+    let secrets: Result<Vec<_>, _> = secret_lines(&text).map(ClusterSecret::parse).collect();
+    let secrets = secrets.with_context(|| format!("secret file {}", core.settings.secret_file.display()))?;
+    if secrets.is_empty() { Ok(core.store.secrets()?) } else { Ok(secrets) }
 }
 
 /// Whom to admit.
@@ -467,31 +476,22 @@ async fn resolve(core: &Core) {
 /// Takes in other secrets when they are handed over, or their file changes, while traffic is carried.
 async fn follow_secrets(core: &Core) {
     let mut interval = tokio::time::interval(FILE_INTERVAL);
-    let mut last: Option<Vec<SecretId>> = None;
-    let mut problem = None;
+    let mut last: Vec<SecretId> = Vec::new();
+    let problem = Fault::default();
     loop {
         tokio::select! {
             () = core.retry.notified() => {}
             _ = interval.tick() => {}
         }
         let Some(running) = core.running.load_full() else { continue };
-        let secrets = match secrets(core).await {
-            Ok(secrets) if !secrets.is_empty() => secrets,
-            Ok(_) => continue,
-            Err(error) => {
-                let text = format!("{error:#}");
-                if problem.as_ref() != Some(&text) {
-                    warn!("secrets not changed: {text}");
-                    problem = Some(text);
-                }
-                continue;
-            }
-        };
-        problem = None;
-        let ids = secrets.iter().map(ClusterSecret::id).collect();
-        if last.replace(secrets.iter().map(ClusterSecret::id).collect()).as_ref() == Some(&ids) {
+        let read = secrets(core).await;
+        note_read(&problem, "secrets", &read);
+        let Ok(secrets) = read else { continue };
+        let ids: Vec<SecretId> = secrets.iter().map(ClusterSecret::id).collect();
+        if ids.is_empty() || ids == last {
             continue;
         }
+        last = ids;
         let fingerprint = secrets.first().map(ClusterSecret::fingerprint).unwrap_or_default();
         running.node.call(move |node, now| node.set_secrets(secrets, now)).await;
         core.running.store(Some(Arc::new(Running {
@@ -508,22 +508,24 @@ async fn follow_allowlist(core: &Core) {
         return std::future::pending().await;
     }
     let mut interval = tokio::time::interval(FILE_INTERVAL);
-    let mut problem = None;
+    let problem = Fault::default();
     loop {
         interval.tick().await;
         let Some(running) = core.running.load_full() else { continue };
-        match admission(core).await {
-            Ok(admission) => {
-                problem = None;
-                running.node.call(move |node, now| node.set_admission(admission, now)).await;
-            }
-            Err(error) => {
-                let text = format!("{error:#}");
-                if problem.as_ref() != Some(&text) {
-                    warn!("allowlist not changed: {text}");
-                    problem = Some(text);
-                }
-            }
+        let read = admission(core).await;
+        note_read(&problem, "allowlist", &read);
+        if let Ok(admission) = read {
+            running.node.call(move |node, now| node.set_admission(admission, now)).await;
         }
+    }
+}
+
+/// Says once that a file of the operator cannot be read, so that what it said before still counts.
+fn note_read<T>(problem: &Fault, what: &str, read: &anyhow::Result<T>) {
+    let fault = read.as_ref().err().map(|error| format!("{error:#}"));
+    if problem.set(fault.clone())
+        && let Some(fault) = fault
+    {
+        warn!("{what} not changed: {fault}");
     }
 }

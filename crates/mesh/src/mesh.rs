@@ -312,6 +312,11 @@ impl Mesh {
         }
     }
 
+    /// The peers that are shut out.
+    pub fn revoked(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.revoked.iter().copied()
+    }
+
     /// Takes back [`Self::revoke`]: the peer may come again as a new one.
     pub fn pardon(&mut self, peer: PeerId) {
         self.revoked.remove(&peer);

@@ -91,8 +91,6 @@ pub(crate) struct Gate {
     pub(crate) verdicts: BTreeMap<PeerId, Verdict>,
     pub(crate) pins: BTreeMap<String, PeerId>,
     pub(crate) refused: BTreeMap<PeerId, RefusedPeer>,
-    /// Whom the mesh was told to shut out.
-    pub(crate) barred: BTreeSet<PeerId>,
     shunned: HashMap<SocketAddr, Instant>,
     tokens: BTreeMap<SecretId, Token>,
 }
@@ -132,16 +130,6 @@ impl Gate {
         if self.refused.len() < MAX_REMEMBERED || self.refused.contains_key(&refused.id) {
             self.refused.insert(refused.id, refused);
         }
-    }
-
-    /// Those once barred that are no longer.
-    pub(crate) fn take_admissible(&mut self) -> Vec<PeerId> {
-        let left: Vec<PeerId> = self.barred.iter().copied().filter(|peer| !self.is_barred(*peer)).collect();
-        for peer in &left {
-            self.barred.remove(peer);
-            self.refused.remove(peer);
-        }
-        left
     }
 
     pub(crate) fn unpin(&mut self, peer: PeerId) {

@@ -93,7 +93,6 @@ impl Node {
         match event {
             MeshEvent::PeerUp { peer } => {
                 if self.gate.is_barred(peer) {
-                    self.gate.barred.insert(peer);
                     self.mesh.revoke(peer, now);
                     return;
                 }

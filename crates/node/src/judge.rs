@@ -88,7 +88,6 @@ impl Node {
                 self.gate.unshun();
                 self.gate.refused.remove(&peer);
                 if !self.gate.is_barred(peer) {
-                    self.gate.barred.remove(&peer);
                     self.mesh.pardon(peer);
                 }
             }
@@ -115,7 +114,10 @@ impl Node {
         for peer in barred {
             self.shut_out(peer, now);
         }
-        for peer in self.gate.take_admissible() {
+        let admissible: Vec<PeerId> =
+            self.mesh.revoked().filter(|peer| !self.gate.is_barred(*peer)).collect();
+        for peer in admissible {
+            self.gate.refused.remove(&peer);
             self.mesh.pardon(peer);
         }
         self.pump(now);
@@ -130,7 +132,6 @@ impl Node {
             }
         }
         self.drop_peer(peer);
-        self.gate.barred.insert(peer);
         self.mesh.revoke(peer, now);
         self.gate.unpin(peer);
         self.dirty = true;

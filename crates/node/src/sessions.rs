@@ -25,7 +25,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// A session without a network in common is given up when no frame or message of the mesh passed for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(90);
-/// A neighbor that does not answer directly for this long is reached otherwise, if there is a way.
+/// A neighbor that does not answer directly for this long is cut off from this host.
 const CUT_AFTER: Duration = Duration::from_millis(3500);
 /// A session on which nothing comes back for this long is doubted: the peer may have restarted.
 const DOUBT_AFTER: Duration = Duration::from_millis(1500);
@@ -352,7 +352,7 @@ impl Node {
         self.next_tick = self.next_tick.min(now + Duration::from_millis(100));
     }
 
-    /// `id` does not answer directly. When others say that it is alive, a relay is looked for.
+    /// `id` does not answer directly. When others say that it is alive, all are told that the two are cut off.
     fn cut_off(&mut self, id: PeerId) {
         if !self.mesh.is_up(id) {
             return;

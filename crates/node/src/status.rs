@@ -36,8 +36,6 @@ pub struct PeerReport {
     pub address: Option<SocketAddr>,
     /// How it stands.
     pub state: PathState,
-    /// The peer that forwards to it.
-    pub relay: Option<PeerId>,
     /// Age of the session in use.
     pub session_age: Option<Duration>,
     /// Time since a datagram of it was last opened, to a quarter of a second.
@@ -88,7 +86,6 @@ impl Node {
                 name: peer.name.clone(),
                 address: session.map(|s| s.remote).filter(|r| r.port() != 0).or(peer.address),
                 state,
-                relay: (state == PathState::Cut).then(|| self.mesh.relay_for(peer.id)).flatten(),
                 session_age: session.map(|s| now.saturating_duration_since(s.born)),
                 silent_for: peer.last_heard.map(|heard| now.saturating_duration_since(heard)),
                 rtt: peer.rtt,
@@ -106,7 +103,6 @@ impl Node {
                 name: String::new(),
                 address: Some(*address),
                 state: dial_state(&seed.dial),
-                relay: None,
                 session_age: None,
                 silent_for: None,
                 rtt: None,
