@@ -1,7 +1,7 @@
 //! What happens to a frame between a TAP and a UDP socket, without either: no IO, no clock, no allocation per frame.
 //!
 //! - [`Snapshot`] is what forwarding knows: networks, peers, sessions. The node makes a new one for every change and
-//!   never alters one; workers load it once per batch.
+//!   never alters one; workers load it for every train.
 //! - [`NetworkView::outgoing`] says where a container's frame goes, [`Snapshot::incoming`] whether a peer's frame may come
 //!   in. Both hold every sender that a frame names (Ethernet, ARP, neighbour discovery, IP) to the records, which are
 //!   looked up once for a [flow](LastSender).

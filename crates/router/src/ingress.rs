@@ -15,7 +15,7 @@ use weft_wire::{
 
 use crate::NodeInput;
 use crate::stats::add;
-use crate::worker::{Context, Taps};
+use crate::worker::{Context, Snapshots, Taps};
 
 const PREFIX_LEN: usize = HEADER_LEN + INNER_HEADER_LEN;
 /// Trains of one turn before the TAPs get theirs.
@@ -42,12 +42,13 @@ impl Ingress {
     }
 
     /// Takes what the socket has, up to a limit; whether there were frames.
-    pub(crate) fn run(&mut self, context: &Context, snapshot: &Snapshot, taps: &Taps) -> bool {
+    pub(crate) fn run(&mut self, context: &Context, snapshots: &mut Snapshots, taps: &Taps) -> bool {
         let mut moved = false;
         for _ in 0..MAX_TRAINS {
             // Errors are "nothing there", or of single datagrams.
             let Ok(received) = context.socket.receive(&mut self.buf) else { break };
-            moved |= self.open_train(context, snapshot, taps, received);
+            // Looked at after the datagram came: a peer may use a new session as soon as this host has published it.
+            moved |= self.open_train(context, snapshots.load(), taps, received);
         }
         moved
     }

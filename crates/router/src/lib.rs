@@ -10,7 +10,7 @@
 //! A worker has one queue of every TAP and one of the sockets that share the port, and waits for all of them. It seals
 //! on its own [lane](weft_wire::Lane) of a session, and the kernel hands a lane's datagrams always to the same worker, so
 //! that in the steady state workers share nothing that is written per frame but a peer's counters. What they know is the
-//! [`Snapshot`](weft_dataplane::Snapshot) that the node published last, looked at once per batch. Frames cause neither
+//! [`Snapshot`](weft_dataplane::Snapshot) that the node published last, looked at for every train. Frames cause neither
 //! locks that others hold, nor allocation, clock calls or logging.
 //!
 //! What only the node can handle (handshakes, control messages, a peer's new address) goes to it as a [`NodeInput`]; it

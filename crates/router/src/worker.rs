@@ -104,10 +104,13 @@ impl Taps {
     }
 }
 
+/// What forwarding knows, as the node published it last.
+pub(crate) type Snapshots = Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>;
+
 pub(crate) struct Worker {
     context: Context,
     epoll: Epoll,
-    snapshots: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    snapshots: Snapshots,
     taps: Taps,
     egress: Egress,
     ingress: Ingress,
@@ -152,7 +155,6 @@ impl Worker {
                 continue;
             }
             let mut moved = false;
-            let snapshot: &Snapshot = self.snapshots.load();
             for token in events.tokens() {
                 match token {
                     WAKE => {
@@ -160,10 +162,11 @@ impl Worker {
                             return;
                         }
                     }
-                    UDP => moved |= self.ingress.run(&self.context, snapshot, &self.taps),
+                    UDP => moved |= self.ingress.run(&self.context, &mut self.snapshots, &self.taps),
                     token => {
                         // An event of a slot that an earlier one of this batch emptied, or filled again.
                         if let Some((network, tap)) = self.taps.at(token) {
+                            let snapshot = self.snapshots.load();
                             moved |= self.egress.run(&self.context, snapshot, *network, tap);
                         }
                     }
