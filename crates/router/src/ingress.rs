@@ -1,7 +1,8 @@
 //! From the underlay to the TAPs.
 //!
-//! A train is opened where it was received. Frames of one flow are joined by listing the parts of the buffer where their
-//! payload lies, and leave in one gathered write, so that nothing is copied but by the kernel.
+//! A datagram is opened where it was received. Frames of one flow are joined by listing the parts of the buffer where
+//! their payload lies, and leave in one gathered write, so that nothing is copied but by the kernel. Where the kernel does
+//! not join datagrams to trains, many are received by one call, and frames are joined over all of them.
 
 use std::net::SocketAddr;
 
@@ -18,12 +19,20 @@ use crate::stats::add;
 use crate::worker::{Context, Snapshots, Taps};
 
 const PREFIX_LEN: usize = HEADER_LEN + INNER_HEADER_LEN;
-/// Trains of one turn before the TAPs get theirs.
-const MAX_TRAINS: usize = 16;
+/// Receive calls of one turn before the TAPs get theirs.
+const MAX_CALLS: usize = 16;
+/// Datagrams that are received by one call while they come one by one.
+const BATCH: usize = 32;
+/// Distance of two datagrams of a batch in the buffer. Not a power of two: their headers would all fall into the same few
+/// lines of the processor's cache.
+const STRIDE: usize = MAX_DATAGRAM_LEN + 1 + 2048 + 64;
 
 /// Receives, opens and writes. One a worker; it keeps no datagrams between turns.
 pub(crate) struct Ingress {
     buf: Vec<u8>,
+    /// The last call brought no train, so that the next one asks for a batch. Trains are taken one at a time, while they
+    /// are in the cache.
+    singles: bool,
     coalescer: Coalescer,
     /// The last address change that the node was told of.
     roamed: Option<(u32, SocketAddr)>,
@@ -38,40 +47,59 @@ struct Writer<'a> {
 
 impl Ingress {
     pub(crate) fn new() -> Self {
-        Self { buf: vec![0; MAX_DATAGRAM_LEN + 1], coalescer: Coalescer::new(), roamed: None }
+        // Pages are made by the kernel when they are first written to: a place that is never used costs nothing.
+        Self { buf: vec![0; BATCH * STRIDE], singles: false, coalescer: Coalescer::new(), roamed: None }
     }
 
     /// Takes what the socket has, up to a limit; whether there were frames.
     pub(crate) fn run(&mut self, context: &Context, snapshots: &mut Snapshots, taps: &Taps) -> bool {
         let mut moved = false;
-        for _ in 0..MAX_TRAINS {
+        for _ in 0..MAX_CALLS {
+            let mut batch = [Received::NONE; BATCH];
+            let (n_asked, received) = if self.singles {
+                (BATCH, context.socket.receive_many(&mut self.buf, STRIDE, &mut batch))
+            } else {
+                let one = context.socket.receive(self.buf.get_mut(..STRIDE).unwrap_or_default());
+                (
+                    1,
+                    one.map(|one| {
+                        batch[0] = one;
+                        1
+                    }),
+                )
+            };
             // Errors are "nothing there", or of single datagrams.
-            let Ok(received) = context.socket.receive(&mut self.buf) else { break };
-            // Looked at after the datagram came: a peer may use a new session as soon as this host has published it.
-            moved |= self.open_train(context, snapshots.load(), taps, received);
+            let Ok(n) = received else { break };
+            let received = batch.get(..n).unwrap_or_default();
+            self.singles = received.iter().all(|r| r.len <= r.segment_len);
+            // Looked at after the datagrams came: a peer may use a new session as soon as this host has published it.
+            moved |= self.open_all(context, snapshots.load(), taps, received);
+            if n < n_asked {
+                break;
+            }
         }
         moved
     }
 
-    /// Whether there was a frame in it.
-    fn open_train(
+    /// Whether there was a frame among them.
+    fn open_all(
         &mut self,
         context: &Context,
         snapshot: &Snapshot,
         taps: &Taps,
-        received: Received,
+        received: &[Received],
     ) -> bool {
-        let Received { len, segment_len, from } = received;
         let mut writer = Writer { context, coalescer: &mut self.coalescer, tap: None };
         let mut current: Option<Opener<'_>> = None;
         let (mut n_datagrams, mut moved) = (0, false);
-        let mut start = 0;
-        while start < len {
-            let end = (start + segment_len).min(len);
-            let Some(datagram) = self.buf.get_mut(start..end) else { break };
+        let datagrams = received.iter().enumerate().flat_map(|(i, r)| {
+            let (first, last) = (i * STRIDE, i * STRIDE + r.len);
+            let starts = (first..last).step_by(r.segment_len);
+            starts.map(move |start| (start, (start + r.segment_len).min(last), r.from))
+        });
+        for (at, end, from) in datagrams {
+            let Some(datagram) = self.buf.get_mut(at..end) else { break };
             n_datagrams += 1;
-            let at = start;
-            start = end;
             let Some(header) = Header::parse(datagram) else {
                 context.drop(DropReason::Malformed, 1);
                 continue;
@@ -96,7 +124,8 @@ impl Ingress {
                     continue;
                 }
             };
-            if opener.n_opened == 1 {
+            if opener.watched != Some(from) {
+                opener.watched = Some(from);
                 opener.watch(context, snapshot, &header, from, &mut self.roamed);
             }
             match inner.kind {
@@ -121,7 +150,7 @@ impl Ingress {
         }
         writer.flush(&mut self.buf);
         let stats = &context.mailbox.stats;
-        add(&stats.trains_received, 1);
+        add(&stats.trains_received, received.len() as u64);
         add(&stats.datagrams_received, n_datagrams);
         moved
     }
@@ -134,6 +163,8 @@ struct Opener<'s> {
     snapshot: &'s Snapshot,
     lane: RecvLane<'s>,
     last_sender: LastSender,
+    /// Where the last datagram came from that [`Opener::watch`] has seen.
+    watched: Option<SocketAddr>,
     n_opened: u64,
     n_frames: u64,
     frames_len: u64,
@@ -143,8 +174,17 @@ impl<'s> Opener<'s> {
     fn new(snapshot: &'s Snapshot, receiver: ReceiverIndex) -> Option<Self> {
         let view = snapshot.sessions.get(&receiver.session())?;
         let lane = view.recv.lane(receiver.lane());
-        let last_sender = LastSender::default();
-        Some(Self { receiver, view, snapshot, lane, last_sender, n_opened: 0, n_frames: 0, frames_len: 0 })
+        Some(Self {
+            receiver,
+            view,
+            snapshot,
+            lane,
+            last_sender: LastSender::default(),
+            watched: None,
+            n_opened: 0,
+            n_frames: 0,
+            frames_len: 0,
+        })
     }
 
     fn open<'d>(

@@ -127,6 +127,21 @@ fn without_offloads_in_containers_and_trains_on_the_underlay() -> Result<()> {
 
 #[test]
 #[ignore = "needs root"]
+fn datagrams_that_come_one_by_one_are_joined() -> Result<()> {
+    let bed = Bed::new(Plan::default())?;
+    for i in 0..2 {
+        // Trains are cut in the sender's kernel, and a veth does not join them again.
+        bed.exec(&format!("h{i}"), "ip link set eth0 gso_max_segs 1")?;
+    }
+    whole_path(&bed)?;
+    let stats = bed.router(1).stats();
+    ensure!(stats.datagrams_received == stats.trains_received, "they came as trains: {stats:?}");
+    ensure!(stats.datagrams_received > 2 * stats.tap_writes, "nothing is joined: {stats:?}");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs root"]
 fn jumbo_underlay() -> Result<()> {
     whole_path(&Bed::new(Plan { underlay_mtu: 9000, overlay_mtu: 8918, ..Plan::default() })?)
 }

@@ -45,6 +45,12 @@ pub struct Received {
     pub from: SocketAddr,
 }
 
+impl Received {
+    /// What a place holds before something was received into it.
+    pub const NONE: Self =
+        Self { len: 0, segment_len: 1, from: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0) };
+}
+
 /// A UDP socket for both IP families, whose datagrams are never fragmented by IP on the way.
 ///
 /// Receiving never blocks. Sending waits while the socket's buffer is full, which pushes back on the sender.
@@ -257,7 +263,7 @@ impl UdpSocket {
         let segment_len =
             u16::try_from(segment_len).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
         let mut iov = libc::iovec { iov_base: train.as_ptr().cast_mut().cast(), iov_len: train.len() };
-        let mut control = Control::default();
+        let mut control = Control::EMPTY;
         // SAFETY: `msghdr` is plain data, for which zeroes are valid.
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
         message.msg_name = (&raw mut name).cast();
@@ -328,44 +334,82 @@ impl UdpSocket {
     /// # Errors
     /// `WouldBlock` when there is none.
     pub fn receive(&self, buf: &mut [u8]) -> io::Result<Received> {
-        let mut name = MaybeUninit::<libc::sockaddr_storage>::zeroed();
-        let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-        let mut control = Control::default();
-        // SAFETY: `msghdr` is plain data, for which zeroes are valid.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_name = name.as_mut_ptr().cast();
-        message.msg_namelen = size_of_val(&name) as libc::socklen_t;
-        message.msg_iov = &raw mut iov;
-        message.msg_iovlen = 1;
-        message.msg_control = control.0.as_mut_ptr().cast();
-        message.msg_controllen = size_of_val(&control.0) as _;
-        let len = loop {
-            // SAFETY: every pointer in `message` is to data that is borrowed mutably until the call is over.
-            let got = check_len(unsafe {
-                libc::recvmsg(self.fd.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT)
+        let mut received = [Received::NONE];
+        self.receive_many(buf, buf.len(), &mut received)?;
+        let [received] = received;
+        Ok(received)
+    }
+
+    /// Receives in one call up to `N` datagrams or trains, the one with index i into `buf` from `i * stride` on; how
+    /// many there were, at least 1. One that is longer than `stride` is cut off. Fewer than `N`, if `buf` has that many
+    /// places, means that there are no more for now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is none.
+    pub fn receive_many<const N: usize>(
+        &self,
+        buf: &mut [u8],
+        stride: usize,
+        received: &mut [Received; N],
+    ) -> io::Result<usize> {
+        // SAFETY: all of these are plain data, for which zeroes are valid.
+        let (mut names, mut iovs, mut messages) = unsafe {
+            (
+                std::mem::zeroed::<[libc::sockaddr_storage; N]>(),
+                std::mem::zeroed::<[libc::iovec; N]>(),
+                std::mem::zeroed::<[libc::mmsghdr; N]>(),
+            )
+        };
+        let mut controls = [const { Control::EMPTY }; N];
+        let mut n = 0;
+        let places = buf.chunks_mut(stride.max(1)).zip(&mut names).zip(&mut iovs).zip(&mut controls);
+        for ((((place, name), iov), control), message) in places.zip(&mut messages) {
+            *iov = libc::iovec { iov_base: place.as_mut_ptr().cast(), iov_len: place.len() };
+            let header = &mut message.msg_hdr;
+            header.msg_name = (&raw mut *name).cast();
+            header.msg_namelen = size_of_val(name) as libc::socklen_t;
+            header.msg_iov = iov;
+            header.msg_iovlen = 1;
+            header.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_controllen = size_of_val(&control.0) as _;
+            n += 1;
+        }
+        let n_received = loop {
+            // SAFETY: `messages` has `n` entries that were filled in, and every pointer in them is to data that is
+            // borrowed mutably until the call is over.
+            let got = check(unsafe {
+                libc::recvmmsg(
+                    self.fd.as_raw_fd(),
+                    messages.as_mut_ptr(),
+                    n,
+                    libc::MSG_DONTWAIT as _,
+                    std::ptr::null_mut(),
+                )
             });
             match got {
                 Err(e) if is_stale(&e) => {}
-                other => break other?,
+                other => break other? as usize,
             }
         };
-        let mut segment_len = len;
-        // SAFETY: the kernel filled `control` up to `msg_controllen`, within which the CMSG macros walk; UDP_GRO's data
-        // is an int.
-        unsafe {
-            let mut header = libc::CMSG_FIRSTHDR(&raw const message);
-            while !header.is_null() {
-                if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == UDP_GRO {
-                    let value = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
-                    segment_len = usize::try_from(value).unwrap_or(len);
+        for ((received, message), name) in received.iter_mut().zip(&messages).zip(&names).take(n_received) {
+            let len = message.msg_len as usize;
+            let mut segment_len = len;
+            // SAFETY: the kernel filled the control buffer up to `msg_controllen`, within which the CMSG macros walk;
+            // UDP_GRO's data is an int.
+            unsafe {
+                let mut header = libc::CMSG_FIRSTHDR(&raw const message.msg_hdr);
+                while !header.is_null() {
+                    if (*header).cmsg_level == libc::SOL_UDP && (*header).cmsg_type == UDP_GRO {
+                        let value = libc::CMSG_DATA(header).cast::<libc::c_int>().read_unaligned();
+                        segment_len = usize::try_from(value).unwrap_or(len);
+                    }
+                    header = libc::CMSG_NXTHDR(&raw const message.msg_hdr, header);
                 }
-                header = libc::CMSG_NXTHDR(&raw const message, header);
             }
+            let from = from_raw(name).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+            *received = Received { len, segment_len: segment_len.max(1), from };
         }
-        // SAFETY: zeroes are a valid `sockaddr_storage`, and the kernel wrote an address over them.
-        let from = from_raw(&unsafe { name.assume_init() });
-        let from = from.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-        Ok(Received { len, segment_len: segment_len.max(1), from })
+        Ok(n_received)
     }
 }
 
@@ -379,10 +423,8 @@ impl AsRawFd for UdpSocket {
 #[repr(align(8))]
 struct Control([u8; 64]);
 
-impl Default for Control {
-    fn default() -> Self {
-        Self([0; 64])
-    }
+impl Control {
+    const EMPTY: Self = Self([0; 64]);
 }
 
 /// Whether an error is no answer to this call: a signal, or an ICMP error to an earlier datagram.
@@ -503,6 +545,33 @@ mod tests {
             a.send_train(&train, 1400, to).unwrap();
             assert_eq!(collect(&b, train.len()), expected);
         }
+    }
+
+    #[test]
+    fn several_datagrams_and_trains_arrive_in_one_call() {
+        const STRIDE: usize = 1 << 16;
+        let (a, b) = (one("127.0.0.1:0"), one("127.0.0.1:0"));
+        let to = b.local_addr().unwrap();
+        let mut buf = vec![0; 3 * STRIDE];
+        let mut received = [Received::NONE; 8];
+        let nothing = b.receive_many(&mut buf, STRIDE, &mut received).unwrap_err();
+        assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
+
+        // Loopback delivers within the call that sends.
+        a.send(&[1; 10], to).unwrap();
+        a.send_train(&[2; 250], 100, to).unwrap();
+        a.send(&[3; 30], to).unwrap();
+        a.send(&[4; 40], to).unwrap();
+        // There are three places in the buffer.
+        assert_eq!(b.receive_many(&mut buf, STRIDE, &mut received).unwrap(), 3);
+        let from = a.local_addr().unwrap();
+        let expected = [(10, 10), (250, 100), (30, 30)];
+        assert_eq!(received[..3], expected.map(|(len, segment_len)| Received { len, segment_len, from }));
+        for (i, (len, _)) in expected.into_iter().enumerate() {
+            assert_eq!(buf[i * STRIDE..i * STRIDE + len], vec![i as u8 + 1; len]);
+        }
+        assert_eq!(b.receive_many(&mut buf, STRIDE, &mut received).unwrap(), 1);
+        assert_eq!((received[0].len, buf[0]), (40, 4));
     }
 
     #[test]
