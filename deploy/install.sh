@@ -25,6 +25,7 @@ die() {
 plugin=weft:latest
 plugin_dir=
 secret=/etc/weft/secret
+completions=/usr/share/bash-completion/completions
 settings=()
 uninstall=false
 while (($#)); do
@@ -59,7 +60,7 @@ if $uninstall; then
             die "networks use the plugin: remove them first (docker network ls --filter driver=$plugin)"
         docker plugin rm "$plugin"
     fi
-    rm -f /usr/local/bin/weft
+    rm -f /usr/local/bin/weft "$completions/weft"
     echo "weft is removed; the cluster secret stays in $secret"
     exit 0
 fi
@@ -76,6 +77,9 @@ fi
 
 install -m 0755 "$plugin_dir/rootfs/usr/bin/weft" /usr/local/bin/weft.new
 mv /usr/local/bin/weft.new /usr/local/bin/weft
+if [[ -d $completions ]]; then
+    /usr/local/bin/weft completions bash >"$completions/weft"
+fi
 
 if [[ ! -e $secret ]]; then
     mkdir -p -m 0700 "$(dirname "$secret")"
@@ -98,10 +102,11 @@ for _ in {1..50}; do
     if /usr/local/bin/weft status >/dev/null 2>&1; then
         /usr/local/bin/weft status
         echo
+        echo "live map and metrics, on this host: http://127.0.0.1:6784/ (HTTP=off turns them off)"
         echo "ready: docker network create --driver=$plugin --attachable my-net"
         exit 0
     fi
     sleep 0.2
 done
-/usr/local/bin/weft status || true
-die "the plugin is enabled but not ready; see the fault above"
+/usr/local/bin/weft doctor || true
+die "the plugin is enabled but not ready; see the faults above"

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{ErrorAnswer, Order, OrderAnswer, SecretAnswer, SecretRequest, Status};
+use crate::{ErrorAnswer, Order, OrderAnswer, PingAnswer, PingRequest, SecretAnswer, SecretRequest, Status};
 
 /// Where the daemon serves the control API, unless it is a managed plugin.
 pub const DEFAULT_SOCKET: &str = "/run/weft/control.sock";
@@ -204,6 +204,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn order(&self, order: &Order) -> Result<OrderAnswer, ClientError> {
         self.call(Method::POST, "/v1/orders", json(order)?).await
+    }
+
+    /// Asks a peer for one echo.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn ping(&self, request: &PingRequest) -> Result<PingAnswer, ClientError> {
+        self.call(Method::POST, "/v1/ping", json(request)?).await
+    }
+
+    /// Any other JSON that is served at the socket: dockerd's too.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, Bytes::new()).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -48,6 +48,11 @@ pub enum Order {
         /// The token's text.
         token: Secret,
     },
+    /// Contact a host from now on, also after a restart.
+    Connect {
+        /// The host, HOST or HOST:PORT.
+        host: String,
+    },
 }
 
 /// A decision about a peer.

@@ -15,32 +15,77 @@ pub fn render_status(status: &Status) -> String {
     for fault in &status.faults {
         line(&mut out, format_args!("  fault: {fault}"));
     }
-    section(&mut out, "PEERS", &peers(&status.peers));
+    peers_section(&mut out, status);
+    networks_section(&mut out, status);
+    section(&mut out, "ENDPOINTS", &endpoints(&status.endpoints));
+    duplicates(&mut out, status);
+    section(&mut out, "COUNTERS", &numbers(&status.counters));
+    section(&mut out, "DROPS", &numbers(&status.drops));
+    out
+}
+
+/// The table of peers, with what is wrong with them, and those that were refused or revoked.
+#[must_use]
+pub fn render_peers(status: &Status) -> String {
+    alone(status, peers_section)
+}
+
+/// The table of networks, with what is wrong with them.
+#[must_use]
+pub fn render_networks(status: &Status) -> String {
+    alone(status, networks_section)
+}
+
+/// The table of endpoints, and addresses that two peers announce.
+#[must_use]
+pub fn render_endpoints(status: &Status) -> String {
+    alone(status, |out, status| {
+        section(out, "ENDPOINTS", &endpoints(&status.endpoints));
+        duplicates(out, status);
+    })
+}
+
+/// A section without the empty line before it.
+fn alone(status: &Status, write: fn(&mut String, &Status)) -> String {
+    let mut out = String::new();
+    write(&mut out, status);
+    out.trim_start_matches('\n').to_owned()
+}
+
+fn peers_section(out: &mut String, status: &Status) {
+    section(out, "PEERS", &peers(&status.peers));
     for peer in &status.peers {
         if let Some(problem) = &peer.problem {
-            line(&mut out, format_args!("  {}: {problem}", peer_name(peer)));
+            line(out, format_args!("  {}: {problem}", peer_name(peer)));
         }
     }
     for refused in &status.refused {
         let (name, address) = (&refused.name, refused.address);
         line(
-            &mut out,
+            out,
             format_args!("  refused: {name} ({}) at {address}: {}", short(&refused.id), refused.reason),
         );
     }
     for judged in status.judged.iter().filter(|j| j.judgement == crate::Judgement::Revoked) {
-        line(&mut out, format_args!("  revoked: {} ({}), on {}", judged.name, short(&judged.id), judged.by));
+        line(out, format_args!("  revoked: {} ({}), on {}", judged.name, short(&judged.id), judged.by));
     }
-    section(&mut out, "NETWORKS", &networks(&status.networks));
+}
+
+fn networks_section(out: &mut String, status: &Status) {
+    section(out, "NETWORKS", &networks(&status.networks));
     for network in &status.networks {
         for fault in &network.faults {
-            line(&mut out, format_args!("  {}: {fault}", short(&network.id)));
+            line(out, format_args!("  {}: {fault}", short(&network.id)));
         }
     }
-    section(&mut out, "ENDPOINTS", &endpoints(&status.endpoints));
-    section(&mut out, "COUNTERS", &numbers(&status.counters));
-    section(&mut out, "DROPS", &numbers(&status.drops));
-    out
+}
+
+fn duplicates(out: &mut String, status: &Status) {
+    for duplicate in &status.duplicates {
+        let crate::DuplicateStatus { network, address, keeper, loser } = duplicate;
+        let network = short(network);
+        line(out, format_args!("  {network}: {keeper} and {loser} both announce {address}; {keeper} has it"));
+    }
 }
 
 fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
@@ -56,6 +101,9 @@ fn head(out: &mut String, status: &Status) {
     line(out, format_args!("  listen  {}", if listen.is_empty() { "-" } else { &listen }));
     line(out, format_args!("  suite   {}", status.suite));
     line(out, format_args!("  secret  {secret}"));
+    if let Some(http) = status.http {
+        line(out, format_args!("  http    http://{http}/"));
+    }
 }
 
 type Row = Vec<String>;

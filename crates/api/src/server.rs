@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
-use crate::{Order, OrderAnswer, SecretAnswer, SecretRequest, Status};
+use crate::{Order, OrderAnswer, PingAnswer, PingRequest, SecretAnswer, SecretRequest, Status};
 
 /// A request body's greatest length in bytes: a secret, and room.
 const MAX_BODY_LEN: usize = 64 << 10;
@@ -66,9 +66,15 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// See [`ControlError`].
     fn order(&self, order: Order) -> impl Future<Output = Result<OrderAnswer, ControlError>> + Send;
+
+    /// Asks a peer for one echo. That none comes is an answer, not an error.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when no such peer is known, or the daemon carries no traffic.
+    fn ping(&self, request: PingRequest) -> impl Future<Output = Result<PingAnswer, ControlError>> + Send;
 }
 
-const CALLS: &str = "there are GET /v1/status, GET and POST /v1/secret, POST /v1/orders";
+const CALLS: &str = "there are GET /v1/status, GET and POST /v1/secret, POST /v1/orders, POST /v1/ping";
 
 /// The control API as an axum router. Whoever can open the socket can ask: give it mode 0600.
 pub fn router<C: Control>(control: Arc<C>) -> Router {
@@ -76,6 +82,7 @@ pub fn router<C: Control>(control: Arc<C>) -> Router {
         .route("/v1/status", get(status::<C>))
         .route("/v1/secret", get(secret::<C>).post(set_secret::<C>))
         .route("/v1/orders", post(order::<C>))
+        .route("/v1/ping", post(ping::<C>))
         .fallback(async || error(StatusCode::NOT_FOUND, format!("no such call: {CALLS}")))
         .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, CALLS))
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
@@ -114,6 +121,16 @@ async fn order<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Respon
         Err(problem) => return error(StatusCode::BAD_REQUEST, format!("not an order: {problem}")),
     };
     answer(tokio::spawn(async move { control.order(order).await }).await)
+}
+
+async fn ping<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(problem) => {
+            return error(StatusCode::BAD_REQUEST, format!("not a request for a ping: {problem}"));
+        }
+    };
+    answer(tokio::spawn(async move { control.ping(request).await }).await)
 }
 
 fn answer<T: Serialize>(result: Result<Result<T, ControlError>, tokio::task::JoinError>) -> Response {

@@ -40,6 +40,18 @@ pub struct Status {
     pub networks: Vec<NetworkStatus>,
     /// The endpoints on the networks of this host, wherever they are.
     pub endpoints: Vec<EndpointStatus>,
+    /// Where health, metrics and the live map are served over HTTP; `None`: nowhere at the moment.
+    #[serde(default)]
+    pub http: Option<SocketAddr>,
+    /// The largest MTU in bytes that containers can have on this host's underlay; `None` while it is not known.
+    #[serde(default)]
+    pub max_overlay_mtu: Option<u16>,
+    /// What the daemon looks at again and again, and how it found it.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
+    /// Addresses that two living peers announce.
+    #[serde(default)]
+    pub duplicates: Vec<DuplicateStatus>,
     /// Counters since the start of the daemon, by name.
     pub counters: BTreeMap<String, u64>,
     /// Datagrams and frames that were thrown away, by reason.
@@ -105,6 +117,9 @@ pub struct PeerStatus {
     /// Smoothed round trip to it in microseconds, of pings inside the session.
     #[serde(default)]
     pub rtt_us: Option<u64>,
+    /// Whether it prefers the same cluster secret as this host; `None`: it has not said so.
+    #[serde(default)]
+    pub same_secret: Option<bool>,
     /// Since the handshake.
     #[serde(rename = "session_age_s", with = "seconds")]
     pub session_age: Option<Duration>,
@@ -187,6 +202,37 @@ pub struct EndpointStatus {
     pub host: String,
     /// Whether that is this host.
     pub local: bool,
+}
+
+/// One of the things that a daemon looks at again and again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// What: one of the constants `CHECK_…`, or one that a later version knows.
+    pub name: String,
+    /// What is wrong with it; one line. `None`: nothing.
+    pub fault: Option<String>,
+}
+
+/// [`CheckStatus::name`]: dockerd's FORWARD policy lets frames pass within weft's bridges.
+pub const CHECK_FIREWALL: &str = "firewall";
+/// [`CheckStatus::name`]: containers of this host are held to their addresses.
+pub const CHECK_GUARD: &str = "spoof-guard";
+/// [`CheckStatus::name`]: the HTTP server has its port.
+pub const CHECK_HTTP: &str = "http";
+/// [`CheckStatus::name`]: Docker's own socket is granted and answers.
+pub const CHECK_DOCKER: &str = "docker-socket";
+
+/// An address that two living peers announce in one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DuplicateStatus {
+    /// Docker's id of the network.
+    pub network: String,
+    /// The Ethernet or IP address as text.
+    pub address: String,
+    /// Name of the peer that gets the frames.
+    pub keeper: String,
+    /// Name of the one that does not.
+    pub loser: String,
 }
 
 /// Whole seconds, or null.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::net::UnixListener;
 use weft_api::{
     Client, ClientError, Control, ControlError, DiscoverError, Order, OrderAnswer, PLUGIN_SOCKET_NAME,
-    SearchPlaces, Secret, SecretAnswer, SecretRequest, Status, router,
+    PingAnswer, PingRequest, SearchPlaces, Secret, SecretAnswer, SecretRequest, Status, router,
 };
 
 #[derive(Default)]
@@ -30,6 +30,10 @@ impl Control for Daemon {
             judged: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
+            http: None,
+            max_overlay_mtu: None,
+            checks: Vec::new(),
+            duplicates: Vec::new(),
             counters: [].into(),
             drops: [].into(),
         }
@@ -58,6 +62,11 @@ impl Control for Daemon {
             Order::PreferSecret => Ok(OrderAnswer { text: "preferred".to_owned(), ..OrderAnswer::default() }),
             _ => Err(ControlError::Refused("not that".into())),
         }
+    }
+
+    async fn ping(&self, request: PingRequest) -> Result<PingAnswer, ControlError> {
+        let rtt_us = (request.peer == "host-b").then_some(412);
+        Ok(PingAnswer { id: "00".repeat(16), name: request.peer, address: None, path: None, rtt_us })
     }
 }
 
@@ -90,6 +99,10 @@ async fn calls_over_a_socket() {
     assert_eq!(joined.secret, None);
     assert_eq!(client.status().await.unwrap().secret_fingerprint.as_deref(), Some("7c1f"));
     assert_eq!(client.order(&Order::PreferSecret).await.unwrap().text, "preferred");
+    let request = |peer: &str| PingRequest { peer: peer.to_owned(), wait_ms: 1 };
+    assert_eq!(client.ping(&request("host-b")).await.unwrap().rtt_us, Some(412));
+    assert_eq!(client.ping(&request("host-c")).await.unwrap().rtt_us, None);
+    assert_eq!(client.get::<Status>("/v1/status").await.unwrap().name, "host-a");
     let refused = client.order(&Order::AddedSecret).await;
     assert!(matches!(refused, Err(ClientError::Refused(text)) if text == "not that"));
 }

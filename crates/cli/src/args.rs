@@ -11,7 +11,8 @@ use clap::{Parser, Subcommand};
 #[command(
     version,
     about,
-    after_help = "The daemon is found by itself, as a managed plugin as well as on the host."
+    after_help = "The daemon is found by itself, as a managed plugin as well as on the host.\n\nExit status: 0 when it was done, 1 \
+    when it was not (and whatever a command says of itself), 2 when the command line is wrong."
 )]
 pub(crate) struct Args {
     /// Control socket of the daemon
@@ -27,12 +28,66 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Show peers, networks, endpoints and counters
     #[command(
-        after_help = "Examples:\n  weft status\n  weft status --json | jq .peers\n\nExit status: 0 when the daemon carries traffic, 1 when it does not or cannot be reached."
+        after_help = "Examples:\n  weft status\n  weft status peers --watch\n  weft status --json | jq .peers\n\nExit status: 0 when the daemon carries traffic, 1 when it does not or cannot be reached."
     )]
     Status {
+        /// Only this part of it
+        #[arg(value_enum)]
+        part: Option<Part>,
+        #[command(flatten)]
+        view: View,
+    },
+    /// Show the other hosts: short for `weft status peers`
+    #[command(after_help = "Examples:\n  weft peers\n  weft peers -o json\n  weft peers --watch")]
+    Peers {
+        #[command(flatten)]
+        view: View,
+    },
+    /// Ask another host for echoes, inside the encrypted session
+    #[command(
+        after_help = "Examples:\n  weft ping host2\n  weft ping -c 3 -i 0.2 host2\n\nOn the first echo, time may include a handshake. Ends with Ctrl-C.\n\nExit status: 0 when an echo came back, 1 when none did, 2 on any other error."
+    )]
+    Ping(PingArgs),
+    /// Look for what is wrong on this host, and say what mends it
+    #[command(
+        after_help = "Examples:\n  weft doctor\n  weft doctor --json | jq '.[] | select(.level == \"fault\")'\n\nExit status: 0 without a fault (warnings do not count), 1 with one."
+    )]
+    Doctor {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Contact a host, now and after every restart
+    #[command(
+        after_help = "Examples:\n  weft connect host2\n  weft connect 10.0.0.2:6783\n  weft forget 10.0.0.2:6783     takes it back"
+    )]
+    Connect {
+        /// The other host, HOST or HOST:PORT
+        host: String,
+    },
+    /// Write what a bug report needs into a file, without any secret
+    #[command(
+        after_help = "Examples:\n  weft report\n  weft report --out /tmp/host1.tar\n\nLook through it before you send it: it names hosts, addresses, networks and containers."
+    )]
+    Report {
+        /// The file, which must not exist yet [default: weft-report-HOST-TIME.tar]
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+    /// Print a script that completes weft's commands in a shell
+    #[command(
+        after_help = "Examples:\n  weft completions bash > /usr/share/bash-completion/completions/weft\n  weft completions fish > ~/.config/fish/completions/weft.fish"
+    )]
+    Completions {
+        /// For this shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual's pages into a directory, for packages
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        dir: PathBuf,
     },
     /// Make the cluster secret, on the first host of a cluster
     #[command(
@@ -79,13 +134,67 @@ pub(crate) enum Command {
         peer: String,
     },
     /// Forget a peer's name and addresses: for one that is gone for good, or was set up anew
+    #[command(
+        after_help = "Examples:\n  weft forget host7\n  weft forget 10.0.0.7          what `weft connect 10.0.0.7` set up"
+    )]
     Forget {
-        /// Name, id, or the begin of the id
+        /// Name, id, or the begin of the id; or what was given to `weft connect`
         peer: String,
     },
     /// Show the cluster secret, set the one of another host, or rotate it
     #[command(subcommand)]
     Secret(SecretCommand),
+}
+
+/// A part of the status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Part {
+    /// The other hosts
+    Peers,
+    /// Networks on this host
+    Networks,
+    /// Endpoints of containers on them
+    Endpoints,
+}
+
+/// How to show it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct View {
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value = "table", value_name = "FORM")]
+    pub(crate) output: Form,
+    /// The same as --output json
+    #[arg(long, conflicts_with = "output")]
+    pub(crate) json: bool,
+    /// Show it again every so many seconds, until Ctrl-C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2",
+        value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) watch: Option<u16>,
+}
+
+/// A form of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+}
+
+/// Settings of `weft ping`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PingArgs {
+    /// Name, id, or the begin of the id
+    pub(crate) peer: String,
+    /// Stop after so many
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: Option<u32>,
+    /// Seconds from one to the next, at least 0.1
+    #[arg(short, long, value_name = "SECONDS", default_value = "1", value_parser = parse_seconds)]
+    pub(crate) interval: Duration,
+    /// Seconds to wait for each, at most 10
+    #[arg(short = 'W', long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    pub(crate) wait: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -172,6 +281,10 @@ pub(crate) struct RunArgs {
     /// Give up, at the start, access to files and system calls that are never needed (Landlock, seccomp)
     #[arg(long, env = "CONFINE", default_value = "on", value_enum)]
     pub(crate) confine: Switch,
+    /// Where health, metrics and the live map are served, ADDRESS:PORT, or off; this host's loopback if empty
+    /// [default: 127.0.0.1:6784]
+    #[arg(long, env = "HTTP", default_value = "", hide_default_value = true)]
+    pub(crate) http: String,
     /// File with the cluster secret [default: /etc/weft/secret; in the plugin the mount `secret`]
     #[arg(long, env = "SECRET_FILE")]
     pub(crate) secret_file: Option<PathBuf>,
@@ -214,6 +327,15 @@ fn parse_span(text: &str) -> Result<Duration, String> {
     number.checked_mul(unit).filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(bad)
 }
 
+/// Reads seconds with a fraction, from 0.1 to 10 minutes.
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.parse().ok();
+    let seconds = seconds.filter(|s| (0.1..=600.0).contains(s));
+    seconds
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| format!("`{text}` is not a number of seconds from 0.1 to 600"))
+}
+
 fn parse_workers(text: &str) -> Result<Optional<usize>, String> {
     match parse_optional(text)? {
         Optional(Some(n)) if !(1..=15).contains(&n) => Err("1 to 15 workers are possible".to_owned()),
@@ -237,6 +359,21 @@ mod tests {
         assert_eq!(parse_span("2h"), Ok(Duration::from_secs(7200)));
         for bad in ["", "s", "0s", "5", "5d", "-1s", "18446744073709551615h", "1é"] {
             assert!(parse_span(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn seconds_may_have_a_fraction() {
+        assert_eq!(parse_seconds("0.2"), Ok(Duration::from_millis(200)));
+        for bad in ["", "0", "-1", "601", "NaN", "inf", "1s"] {
+            assert!(parse_seconds(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn every_command_that_an_operator_sees_has_its_help() {
+        for command in Args::command().get_subcommands() {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
         }
     }
 

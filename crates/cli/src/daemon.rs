@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use tracing_subscriber::EnvFilter;
-use weft_daemon::{SettingError, Settings, parse_admission, parse_peers, parse_suite};
+use weft_daemon::{SettingError, Settings, parse_admission, parse_http, parse_peers, parse_suite};
 
 use crate::args::{RunArgs, Switch};
 
@@ -82,6 +82,7 @@ fn settings(args: &RunArgs) -> Result<Settings, SettingError> {
         rekey_after: args.rekey_after.unwrap_or(defaults.rekey_after),
         secret_file: args.secret_file.clone().unwrap_or(defaults.secret_file),
         state_dir: args.state_dir.clone(),
+        http: parse_http(args.http.trim())?,
         ..Settings::new(args.plugin)
     })
 }

@@ -2,13 +2,17 @@
 
 mod args;
 mod daemon;
+mod doctor;
+mod manual;
+mod ping;
+mod report;
 mod secret;
 mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use args::{Args, Command, SecretCommand};
+use args::{Args, Command, Part, SecretCommand};
 use clap::Parser;
 use weft_api::{Judgement, Order};
 
@@ -39,7 +43,17 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
     let socket = args.socket;
     match args.command {
         Command::Run(run) => daemon::run(&run),
-        Command::Status { json } => block_on(status::status(socket, json)),
+        Command::Status { part, view } => block_on(status::status(socket, part, view)),
+        Command::Peers { view } => block_on(status::status(socket, Some(Part::Peers), view)),
+        Command::Ping(args) => Ok(block_on(ping::ping(socket, args)).unwrap_or_else(|error| {
+            eprintln!("weft: {error:#}");
+            ExitCode::from(2)
+        })),
+        Command::Doctor { json } => block_on(doctor::doctor(socket, json)),
+        Command::Connect { host } => block_on(secret::carry_out(socket, &Order::Connect { host })),
+        Command::Report { out } => block_on(report::report(socket, out)),
+        Command::Completions { shell } => manual::completions(shell),
+        Command::Man { dir } => manual::pages(&dir),
         Command::Init { out } => block_on(secret::init(socket, out)),
         Command::Token { ttl, uses } => block_on(secret::token(socket, ttl, uses)),
         Command::Join { host, token } => block_on(secret::join(socket, host, token)),

@@ -6,11 +6,14 @@ use std::sync::atomic::Ordering;
 
 use tracing::info;
 use weft_api::{
-    Control, ControlError, EndpointStatus, JudgedStatus, NetworkStatus, Order, OrderAnswer, PathKind,
-    PeerState, PeerStatus, RefusedStatus, Secret, SecretAnswer, SecretRequest, Status,
+    CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, Control, ControlError,
+    DuplicateStatus, EndpointStatus, JudgedStatus, NetworkStatus, Order, OrderAnswer, PathKind, PeerState,
+    PeerStatus, PingAnswer, PingRequest, RefusedStatus, Secret, SecretAnswer, SecretRequest, Status,
 };
 use weft_netlink::names;
-use weft_node::{Judgement, PathState, PeerReport, Refusal, RefusedPeer, RemoteEndpoint, Verdict};
+use weft_node::{
+    Duplicate, Judgement, NodeCounts, PathState, PeerReport, Refusal, RefusedPeer, RemoteEndpoint, Verdict,
+};
 use weft_noise::ClusterSecret;
 use weft_wire::{NetworkId, PeerId};
 
@@ -29,9 +32,11 @@ fn no_answer(port: u16) -> String {
 pub(crate) struct Controls(pub(crate) Arc<Core>);
 
 /// What the node says, taken in one go.
-struct NodeView {
+pub(crate) struct NodeView {
     id: PeerId,
-    peers: Vec<PeerReport>,
+    pub(crate) peers: Vec<PeerReport>,
+    duplicates: Vec<Duplicate>,
+    counts: NodeCounts,
     remote: Vec<RemoteEndpoint>,
     refused: Vec<RefusedPeer>,
     verdicts: Vec<Verdict>,
@@ -65,12 +70,17 @@ impl Control for Controls {
                 .into_iter()
                 .chain(core.firewall_fault.get())
                 .chain(core.guard_fault.get())
+                .chain(core.http_fault.get())
                 .collect(),
             peers: Vec::new(),
             refused: Vec::new(),
             judged: Vec::new(),
             networks: Vec::new(),
             endpoints: Vec::new(),
+            http: core.http_at.get().copied(),
+            max_overlay_mtu: core.max_overlay_mtu().await.ok(),
+            checks: checks(core),
+            duplicates: Vec::new(),
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
         };
@@ -78,6 +88,8 @@ impl Control for Controls {
             let stats = running.router.stats();
             status.drops = stats.drops.iter().map(|(reason, n)| (reason.name().to_owned(), *n)).collect();
             status.counters = counters(&stats);
+            let events = running.node.counts().all().map(|(name, n)| (name.to_owned(), n));
+            status.counters.extend(events);
         }
         if let Ok(drops) = core.links.guard_drops().await {
             let mut add = |name: &str, n: u64| *status.drops.entry(name.to_owned()).or_default() += n;
@@ -92,6 +104,8 @@ impl Control for Controls {
         let Some(view) = view else {
             let nothing = NodeView {
                 id: PeerId([0; 16]),
+                duplicates: Vec::new(),
+                counts: NodeCounts::default(),
                 peers: Vec::new(),
                 remote: Vec::new(),
                 refused: Vec::new(),
@@ -113,6 +127,14 @@ impl Control for Controls {
                 status.name
             ));
         }
+        let NodeCounts { handshakes_made, handshakes_failed, n_sessions } = view.counts;
+        let counts = [
+            ("handshakes", handshakes_made),
+            ("handshakes_failed", handshakes_failed),
+            ("sessions", n_sessions as u64),
+        ];
+        status.counters.extend(counts.map(|(name, n)| (name.to_owned(), n)));
+        status.duplicates = duplicates(&topology, &view, &status.name);
         status.networks = networks(&topology, &view);
         status.endpoints = endpoints(&topology, &view, &status.name);
         status
@@ -164,13 +186,45 @@ impl Control for Controls {
     async fn order(&self, order: Order) -> Result<OrderAnswer, ControlError> {
         crate::orders::carry_out(&self.0, order).await
     }
+
+    async fn ping(&self, request: PingRequest) -> Result<PingAnswer, ControlError> {
+        crate::ping::ping(&self.0, request).await
+    }
 }
 
-async fn view(running: &Running) -> Option<NodeView> {
+fn checks(core: &Core) -> Vec<CheckStatus> {
+    let mut checks = vec![
+        (CHECK_FIREWALL, core.firewall_fault.get()),
+        (CHECK_GUARD, core.guard_fault.get()),
+        (CHECK_DOCKER, core.docker_fault.get()),
+    ];
+    if core.settings.http.is_some() {
+        checks.push((CHECK_HTTP, core.http_fault.get()));
+    }
+    checks.into_iter().map(|(name, fault)| CheckStatus { name: name.to_owned(), fault }).collect()
+}
+
+fn duplicates(topology: &Topology, view: &NodeView, own: &str) -> Vec<DuplicateStatus> {
+    let name = |id: PeerId| if id == view.id { own.to_owned() } else { view.name_of(id) };
+    let one = |duplicate: &Duplicate| {
+        let network = topology.networks.values().find(|n| n.id == duplicate.network)?;
+        Some(DuplicateStatus {
+            network: network.record.network.network_id.clone(),
+            address: duplicate.address.clone(),
+            keeper: name(duplicate.keeper),
+            loser: name(duplicate.loser),
+        })
+    };
+    view.duplicates.iter().filter_map(one).collect()
+}
+
+pub(crate) async fn view(running: &Running) -> Option<NodeView> {
     running
         .node
         .call(|node, now| NodeView {
             id: node.id(),
+            duplicates: node.duplicates().collect(),
+            counts: node.counts(),
             peers: node.peer_reports(now),
             remote: node.remote_endpoints(),
             refused: node.refused().cloned().collect(),
@@ -195,7 +249,7 @@ fn counters(stats: &weft_router::RouterStats) -> BTreeMap<String, u64> {
     .collect()
 }
 
-fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> PeerStatus {
+pub(crate) fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> PeerStatus {
     let load = |pick: fn(&weft_dataplane::PeerCounters) -> &std::sync::atomic::AtomicU64| {
         peer.counters.as_ref().map_or(0, |c| pick(c).load(Ordering::Relaxed))
     };
@@ -218,6 +272,7 @@ fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> PeerStatus {
         address: peer.address,
         path: (peer.state == PathState::Up).then_some(PathKind::Direct),
         rtt_us: peer.rtt.and_then(|rtt| rtt.as_micros().try_into().ok()),
+        same_secret: peer.same_secret,
         session_age: peer.session_age,
         rx_bytes: load(|c| &c.received_len),
         tx_bytes: load(|c| &c.sent_len),

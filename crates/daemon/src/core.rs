@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -17,6 +17,7 @@ use weft_wire::{
     AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_OVERLAY_MTU, NetworkId, overhead, overlay_mtu,
 };
 
+use crate::metrics::DriverCalls;
 use crate::node_task::NodeHandle;
 use crate::settings::{PeerAddress, Settings};
 use crate::store::{Store, StoreError};
@@ -127,10 +128,20 @@ pub(crate) struct Core {
     pub(crate) firewall_fault: Fault,
     /// What is wrong with the rules against spoofing, if anything.
     pub(crate) guard_fault: Fault,
+    /// Why HTTP is not served though it is asked for, if so.
+    pub(crate) http_fault: Fault,
+    /// Where HTTP is served.
+    pub(crate) http_at: OnceLock<SocketAddr>,
+    /// Why Docker cannot be asked for the swarm's hosts, if so.
+    pub(crate) docker_fault: Fault,
+    /// How long dockerd's calls took.
+    pub(crate) calls: DriverCalls,
     /// Addresses of hosts that Docker told of.
     discovered: Mutex<BTreeSet<SocketAddr>>,
     /// To be carried out by the task that starts the daemon, while there is no secret.
     pub(crate) join: Mutex<Option<JoinWish>>,
+    /// The kept hosts to contact are others than before.
+    pub(crate) seeds_changed: Notify,
     /// A secret was handed over, or something else changed that is worth another try.
     pub(crate) retry: Notify,
 }
@@ -163,8 +174,13 @@ impl Core {
             advertised: Mutex::new(None),
             firewall_fault: Fault::default(),
             guard_fault: Fault::default(),
+            http_fault: Fault::default(),
+            http_at: OnceLock::new(),
+            docker_fault: Fault::default(),
+            calls: DriverCalls::default(),
             discovered: Mutex::default(),
             join: Mutex::default(),
+            seeds_changed: Notify::new(),
             retry: Notify::new(),
         })
     }

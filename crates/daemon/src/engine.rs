@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{debug, info};
 use weft_driver::{
@@ -222,6 +223,10 @@ impl Backend for Engine {
         // It also comes for a host that is merely down, so it is no reason to give up on one.
         debug!(address = %node.address, "dockerd lost sight of a host");
         Ok(())
+    }
+
+    fn answered(&self, path: &'static str, elapsed: Duration, failed: bool) {
+        self.0.calls.count(path, elapsed, failed);
     }
 }
 

@@ -3,6 +3,7 @@
 //! ```text
 //!   dockerd --> driver socket --> Engine --> Core: records (store), links (netlink), router, node
 //!   weft    --> control socket --> Controls --^
+//!   browsers, Prometheus --> HTTP (read-only) --> Controls' status
 //!   worker threads (router) --> NodeInput --> node task --> snapshot, datagrams --> router
 //! ```
 
@@ -10,12 +11,17 @@ mod control;
 mod core;
 mod docker;
 mod engine;
+mod http;
 mod machine;
+mod metrics;
 mod node_task;
 mod orders;
+mod ping;
 mod run;
 mod settings;
 mod store;
 
 pub use run::run;
-pub use settings::{PeerAddress, SettingError, Settings, parse_admission, parse_peers, parse_suite};
+pub use settings::{
+    PeerAddress, SettingError, Settings, parse_admission, parse_http, parse_peers, parse_suite,
+};

@@ -2,6 +2,7 @@
 //! decides.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -63,12 +64,56 @@ impl Queue {
 pub(crate) struct NodeHandle {
     sender: mpsc::Sender<Input>,
     events: broadcast::Sender<Event>,
+    counts: Arc<EventCounts>,
+}
+
+/// The node's events since its start, by kind.
+#[derive(Default)]
+pub(crate) struct EventCounts([AtomicU64; EventCounts::NAMES.len()]);
+
+impl EventCounts {
+    /// In the order of their counters.
+    const NAMES: [&str; 8] = [
+        "peers_up",
+        "peers_down",
+        "paths_lost",
+        "paths_regained",
+        "peers_moved",
+        "peers_refused",
+        "addresses_duplicate",
+        "keys_duplicate",
+    ];
+
+    fn count(&self, event: &Event) {
+        let place = match event {
+            Event::PeerUp { .. } => 0,
+            Event::PeerDown { .. } => 1,
+            Event::PathChanged { direct: false, .. } => 2,
+            Event::PathChanged { direct: true, .. } => 3,
+            Event::PeerMoved(_) => 4,
+            Event::Refused(_) => 5,
+            Event::DuplicateAddress { .. } => 6,
+            Event::SameKeyTwice { .. } => 7,
+            _ => return,
+        };
+        self.0[place].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All of them, by name.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::NAMES.into_iter().zip(self.0.iter().map(|n| n.load(Ordering::Relaxed)))
+    }
 }
 
 impl NodeHandle {
     /// The node's events from now on.
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// What was counted of them since the start.
+    pub(crate) fn counts(&self) -> &EventCounts {
+        &self.counts
     }
 
     /// Ends the task, which lets go of the router.
@@ -102,8 +147,16 @@ pub(crate) fn spawn(
 ) -> (NodeHandle, tokio::task::JoinHandle<()>) {
     let Queue { sender, receiver } = queue;
     let (events, _) = broadcast::channel(MAX_EVENTS);
-    let task = tokio::spawn(run(node, receiver, router, snapshots, store, events.clone()));
-    (NodeHandle { sender, events }, task)
+    let counts = Arc::new(EventCounts::default());
+    let told = Told { events: events.clone(), counts: Arc::clone(&counts) };
+    let task = tokio::spawn(run(node, receiver, router, snapshots, store, told));
+    (NodeHandle { sender, events, counts }, task)
+}
+
+/// Who is told of the node's events.
+struct Told {
+    events: broadcast::Sender<Event>,
+    counts: Arc<EventCounts>,
 }
 
 async fn run(
@@ -112,7 +165,7 @@ async fn run(
     router: Arc<Router>,
     snapshots: Arc<ArcSwap<Snapshot>>,
     store: Arc<Store>,
-    events: broadcast::Sender<Event>,
+    told: Told,
 ) {
     let mut incarnation = node.incarnation();
     loop {
@@ -149,8 +202,9 @@ async fn run(
         }
         while let Some(event) = node.poll_event() {
             report(&event, &store).await;
+            told.counts.count(&event);
             // Nobody may be listening.
-            let _ = events.send(event);
+            let _ = told.events.send(event);
         }
         if node.incarnation() != incarnation {
             incarnation = node.incarnation();
@@ -216,6 +270,7 @@ async fn report(event: &Event, store: &Arc<Store>) {
             info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
             write(store, "secret", move |store| store.set_secrets(&[secret])).await;
         }
+        Event::Echoed { .. } => {}
         other => info!(?other, "node event"),
     }
 }

@@ -37,6 +37,7 @@ pub(crate) async fn carry_out(core: &Arc<Core>, order: Order) -> Result<OrderAns
         Order::Judge { peer, judgement } => judge(core, peer, judgement).await,
         Order::MakeToken { lifetime_s, n_uses } => make_token(core, lifetime_s, n_uses).await,
         Order::Join { host, token } => join(core, &host, &token).await,
+        Order::Connect { host } => connect(core, &host).await,
         _ => Err(refused("this daemon does not know the order: it is older than the command line")),
     }
 }
@@ -49,11 +50,11 @@ fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Control
     ControlError::Failed(error.into())
 }
 
-fn node_stopped() -> ControlError {
+pub(crate) fn node_stopped() -> ControlError {
     failed("the node has stopped")
 }
 
-fn running(core: &Core) -> Result<Arc<Running>, ControlError> {
+pub(crate) fn running(core: &Core) -> Result<Arc<Running>, ControlError> {
     core.running.load_full().ok_or_else(|| refused(core.faults().join("; ")))
 }
 
@@ -194,6 +195,12 @@ async fn judge(
         weft_api::Judgement::Allowed => Judgement::Allowed,
         weft_api::Judgement::Forgotten => Judgement::Forgotten,
     };
+    // What `weft connect` keeps need not be a peer, and is not contacted again after this.
+    let kept = judgement == weft_api::Judgement::Forgotten && {
+        let host = text.clone();
+        core.write(move |store| store.remove_seed(&host)).await.map_err(failed)?
+    };
+    let named = text.clone();
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     let stamp = u64::try_from(stamp).unwrap_or(u64::MAX);
     let judged = running
@@ -208,7 +215,17 @@ async fn judge(
             Ok(verdict)
         })
         .await
-        .ok_or_else(node_stopped)??;
+        .ok_or_else(node_stopped)?;
+    let judged = match judged {
+        Err(_) if kept => {
+            core.seeds_changed.notify_one();
+            return Ok(said(format!("{named} is not contacted any more")));
+        }
+        judged => judged?,
+    };
+    if kept {
+        core.seeds_changed.notify_one();
+    }
     let name = judged.as_ref().map_or_else(String::new, |v| format!("{} ({})", v.name, v.peer));
     if let Some(verdict) = judged {
         // The node's task does so as well; the answer promises that it is done.
@@ -242,6 +259,25 @@ async fn make_token(core: &Core, lifetime_s: u64, n_uses: u32) -> Result<OrderAn
         secret: Some(Secret::new(text)),
         addresses: core.addresses(),
     })
+}
+
+/// Keeps a host to contact; it need not answer now.
+async fn connect(core: &Core, host: &str) -> Result<OrderAnswer, ControlError> {
+    running(core)?;
+    let host: PeerAddress =
+        host.parse().map_err(|_| refused(format!("`{host}` is not HOST or HOST:PORT")))?;
+    let port = host.port.unwrap_or(core.settings.port);
+    if let Err(error) = tokio::net::lookup_host((host.host.as_str(), port)).await {
+        return Err(refused(format!("host `{}` is not found: {error}", host.host)));
+    }
+    let kept = host.to_string();
+    core.write(move |store| store.put_seed(&kept)).await.map_err(failed)?;
+    core.seeds_changed.notify_one();
+    info!(%host, "host to contact");
+    Ok(said(format!(
+        "{host} is contacted from now on, also after a restart; `weft peers` shows whether it answers, `weft forget {host}` \
+         takes this back"
+    )))
 }
 
 async fn join(core: &Core, host: &str, token: &Secret) -> Result<OrderAnswer, ControlError> {

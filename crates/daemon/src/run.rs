@@ -84,6 +84,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let result = tokio::select! {
         result = driver => result.context("driver socket"),
         result = control => result.context("control socket"),
+        never = crate::http::run(&core) => match never {},
         result = supervise(&core) => result,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -420,6 +421,10 @@ async fn ask_docker(core: &Core) {
     let granted =
         std::fs::metadata(socket).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()));
     if !granted {
+        core.docker_fault.set(Some(
+            "Docker's socket is not granted: hosts are found by PEERS, by `weft connect` and by dockerd's hints only"
+                .to_owned(),
+        ));
         info!(socket = %socket.display(), "Docker's socket is not granted: hosts are found by PEERS and by dockerd's hints");
         return std::future::pending().await;
     }
@@ -428,33 +433,38 @@ async fn ask_docker(core: &Core) {
         interval.tick().await;
         match docker::swarm_view(socket).await {
             Ok(view) => {
+                core.docker_fault.set(None);
                 if let Some(own) = view.own {
                     core.set_advertised(own).await;
                 }
                 let port = core.settings.port;
                 core.discover(view.others.into_iter().map(|a| SocketAddr::new(a, port)).collect()).await;
             }
-            Err(error) => debug!(%error, "Docker not asked"),
+            Err(error) => {
+                core.docker_fault.set(Some(error.to_string()));
+                debug!(%error, "Docker not asked");
+            }
         }
     }
 }
 
-/// Looks up the names in PEERS, again and again, since addresses behind a name change.
+/// Looks up the names in PEERS and those of `weft join` and `weft connect`, again and again, since addresses behind a
+/// name change.
 async fn resolve(core: &Core) {
-    let joined = core.store.seeds().unwrap_or_else(|error| {
-        warn!(%error, "hosts of `weft join` not known");
-        Vec::new()
-    });
-    let joined = joined.iter().filter_map(|host| host.parse::<PeerAddress>().ok());
-    let peers: Vec<PeerAddress> = core.settings.peers.iter().cloned().chain(joined).collect();
-    if peers.is_empty() {
-        return std::future::pending().await;
-    }
     let mut interval = tokio::time::interval(RESOLVE_INTERVAL);
     let mut seeds = BTreeSet::new();
     loop {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = core.seeds_changed.notified() => {}
+        }
         let mut found = BTreeSet::new();
+        let kept = core.store.seeds().unwrap_or_else(|error| {
+            warn!(%error, "hosts of `weft join` and `weft connect` not known");
+            Vec::new()
+        });
+        let kept = kept.iter().filter_map(|host| host.parse::<PeerAddress>().ok());
+        let peers: Vec<PeerAddress> = core.settings.peers.iter().cloned().chain(kept).collect();
         for PeerAddress { host, port } in &peers {
             match tokio::net::lookup_host((host.as_str(), port.unwrap_or(core.settings.port))).await {
                 Ok(addresses) => found.extend(addresses),

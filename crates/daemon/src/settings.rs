@@ -1,7 +1,7 @@
 //! What the operator can set.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -22,6 +22,9 @@ pub enum SettingError {
     /// SUITE names no suite.
     #[error("SUITE: `{0}` is not one of auto, aes-256-gcm, chacha20-poly1305")]
     Suite(String),
+    /// HTTP is no address with a port.
+    #[error("HTTP: `{0}` is not ADDRESS:PORT, such as 127.0.0.1:6784 or [::1]:6784, or off")]
+    Http(String),
 }
 
 /// A host to contact, as it is written in PEERS.
@@ -103,6 +106,24 @@ pub fn parse_admission(text: &str, file: PathBuf) -> Result<Option<PathBuf>, Set
     }
 }
 
+/// Where HTTP is served when nothing is said.
+const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6784);
+
+/// Reads HTTP: an address with a port, `off`, or empty for this host's loopback at port 6784.
+///
+/// # Errors
+/// [`SettingError::Http`].
+pub fn parse_http(text: &str) -> Result<Option<SocketAddr>, SettingError> {
+    match text {
+        "" => Ok(Some(DEFAULT_HTTP)),
+        "off" => Ok(None),
+        other => {
+            let address = other.parse().ok().filter(|address: &SocketAddr| address.port() != 0);
+            address.map(Some).ok_or_else(|| SettingError::Http(other.to_owned()))
+        }
+    }
+}
+
 /// Checked settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -136,6 +157,8 @@ pub struct Settings {
     pub control_socket: PathBuf,
     /// Docker's own socket; used only if it is there.
     pub docker_socket: PathBuf,
+    /// Where health, metrics and the live map are served; `None`: nowhere.
+    pub http: Option<SocketAddr>,
     /// What is wrong with the settings themselves. A plugin cannot just end, so it runs and says this on every call.
     pub fault: Option<String>,
 }
@@ -165,6 +188,7 @@ impl Settings {
             driver_socket: "/run/docker/plugins/weft.sock".into(),
             control_socket: control.into(),
             docker_socket: "/run/docker.sock".into(),
+            http: Some(DEFAULT_HTTP),
             fault: None,
         }
     }
@@ -188,6 +212,16 @@ mod tests {
     fn bad_peers_are_named() {
         for bad in ["host:0", "host:70000", "ho/st", ":6783", "[fd00::1", "[10.0.0.1]:1", "fd00::zz:1"] {
             assert_eq!(parse_peers(&format!("ok,{bad}")), Err(SettingError::Peer(bad.to_owned())), "{bad}");
+        }
+    }
+
+    #[test]
+    fn http_is_an_address_or_off() {
+        assert_eq!(parse_http(""), Ok(Some("127.0.0.1:6784".parse().unwrap())));
+        assert_eq!(parse_http("[::]:80"), Ok(Some("[::]:80".parse().unwrap())));
+        assert_eq!(parse_http("off"), Ok(None));
+        for bad in ["on", "6784", ":6784", "127.0.0.1", "127.0.0.1:0", "host:6784"] {
+            assert_eq!(parse_http(bad), Err(SettingError::Http(bad.to_owned())), "{bad}");
         }
     }
 

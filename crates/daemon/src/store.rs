@@ -288,7 +288,7 @@ impl Store {
         if verdict.judgement == weft_node::Judgement::Allowed { Ok(()) } else { self.remove(PEERS, &peer) }
     }
 
-    /// Hosts that were given by `weft join`.
+    /// Hosts that were given by `weft join` and `weft connect`.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -302,6 +302,18 @@ impl Store {
     /// [`StoreError`].
     pub(crate) fn put_seed(&self, host: &str) -> Result<(), StoreError> {
         self.put(SEEDS, host, b"null")
+    }
+
+    /// Forgets such a host; whether it was kept.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn remove_seed(&self, host: &str) -> Result<bool, StoreError> {
+        let known = self.seeds()?.iter().any(|kept| kept == host);
+        if known {
+            self.remove(SEEDS, host)?;
+        }
+        Ok(known)
     }
 
     /// Docker's networks.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::time::Duration;
 
 use crate::{AllocateNetwork, CreateEndpoint, CreateNetwork, Join, Joined, NodeDiscovery, OptionFault};
 
@@ -109,6 +110,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Takes note that dockerd lost sight of a host.
     fn discover_delete(&self, node: NodeDiscovery) -> impl Future<Output = Result<(), BackendError>> + Send;
+
+    /// Takes note that a call was answered, for statistics; `path` is one of [`paths`](crate::paths).
+    fn answered(&self, path: &'static str, elapsed: Duration, failed: bool) {
+        let _ = (path, elapsed, failed);
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crate::answer::{Answer, Interface, InterfaceName};
 use crate::request::{
@@ -104,6 +105,13 @@ pub(crate) struct Driver<B> {
 impl<B: Backend> Driver<B> {
     pub(crate) fn new(backend: B, scope: Scope) -> Self {
         Self { backend, scope, postponed: Mutex::default() }
+    }
+
+    /// Tells the backend that a call was answered; what is no call is not told.
+    pub(crate) fn answered(&self, path: &str, elapsed: Duration, failed: bool) {
+        if let Some((path, _)) = Method::BY_PATH.iter().find(|(known, _)| *known == path) {
+            self.backend.answered(path, elapsed, failed);
+        }
     }
 
     /// Never held across an await. Each change of the maps is one step, so a panic elsewhere leaves them whole.

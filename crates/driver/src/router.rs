@@ -39,8 +39,9 @@ async fn handle<B: Backend>(State(driver): State<Arc<Driver<B>>>, request: Reque
     let path = request.uri().path().to_owned();
     // An absent header and one that is no text come from no dockerd.
     let engine = Engine::from_host(request.headers().get(HOST).and_then(|host| host.to_str().ok()));
-    let (status, answer) = answer(driver, engine, request).await;
+    let (status, answer) = answer(Arc::clone(&driver), engine, request).await;
     let elapsed = started.elapsed();
+    driver.answered(&path, elapsed, matches!(answer, Answer::Failed { .. }));
     match &answer {
         Answer::Failed { err } => {
             tracing::warn!(path, ?engine, ?elapsed, status = status.as_u16(), err, "call failed");

@@ -250,6 +250,12 @@ impl Directory {
         }
     }
 
+    /// The disputes that were reported and last.
+    pub(crate) fn disputes(&self) -> impl Iterator<Item = (NetworkId, Address, PeerId, PeerId)> {
+        let lasting = self.disputes.iter().filter(|(_, at)| at.is_none());
+        lasting.map(|(dispute, _)| (dispute.network, dispute.address, dispute.keeper, dispute.loser))
+    }
+
     pub(crate) fn networks_of(&self, peer: PeerId) -> impl Iterator<Item = NetworkId> + '_ {
         self.networks.iter().filter(move |(_, held)| held.members.contains_key(&peer)).map(|(id, _)| *id)
     }

@@ -211,12 +211,19 @@ impl Node {
     /// Peers that are alive or remembered and do not prefer `secret`, or did not say so.
     #[must_use]
     pub fn peers_not_preferring(&self, secret: SecretId) -> Vec<PeerId> {
-        let key = KvKey(SECRETS_KEY.to_vec());
-        let prefers = |id: PeerId| {
-            let bytes = self.mesh.record(id, Scope::Global, &key)?;
-            postcard::from_bytes::<Vec<[u8; 16]>>(bytes).ok()?.first().copied()
-        };
-        self.peers.keys().copied().filter(|id| prefers(*id) != Some(secret.0)).collect()
+        self.peers.keys().copied().filter(|id| self.preferred_by(*id) != Some(secret.0)).collect()
+    }
+
+    /// The secret that a peer said it prefers.
+    fn preferred_by(&self, id: PeerId) -> Option<[u8; 16]> {
+        let bytes = self.mesh.record(id, Scope::Global, &KvKey(SECRETS_KEY.to_vec()))?;
+        postcard::from_bytes::<Vec<[u8; 16]>>(bytes).ok()?.first().copied()
+    }
+
+    /// Whether a peer said that it prefers the same secret as this one.
+    pub(crate) fn prefers_same_secret(&self, id: PeerId) -> Option<bool> {
+        let own = self.secrets.first()?.id().0;
+        self.preferred_by(id).map(|theirs| theirs == own)
     }
 
     /// Which peers' sessions are to be kept: those of the members of this host's networks.

@@ -8,6 +8,7 @@
 
 mod admission;
 mod control;
+mod echo;
 mod gossip;
 mod hello;
 mod judge;
@@ -21,4 +22,4 @@ pub use admission::{Admission, Judgement, RefusedPeer, Verdict};
 pub use control::Refusal;
 pub use judge::FindError;
 pub use node::{EndpointRecord, Event, KnownPeer, LocalNetwork, Node, NodeConfig, Transmit};
-pub use status::{PathState, PeerReport, RemoteEndpoint};
+pub use status::{Duplicate, NodeCounts, PathState, PeerReport, RemoteEndpoint};

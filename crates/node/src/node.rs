@@ -148,6 +148,15 @@ pub enum Event {
     TokenUsed(KnownPeer),
     /// The cluster's secret, for the join token of this host: to be kept.
     Welcome(ClusterSecret),
+    /// An echo of [`Node::send_echo`] came back.
+    Echoed {
+        /// Whose.
+        id: PeerId,
+        /// Which.
+        nonce: u32,
+        /// How long it took.
+        rtt: Duration,
+    },
 }
 
 /// An address from the settings, from Docker or from the operator, of which it is not known who answers there.
@@ -188,6 +197,9 @@ pub struct Node {
     pub(crate) events: VecDeque<Event>,
     pub(crate) dirty: bool,
     pub(crate) neighbors_changed: bool,
+    /// Handshakes that became sessions, and those of this host's that did not.
+    pub(crate) handshakes_made: u64,
+    pub(crate) handshakes_failed: u64,
 }
 
 impl Node {
@@ -240,6 +252,8 @@ impl Node {
             events: VecDeque::new(),
             dirty: true,
             neighbors_changed: false,
+            handshakes_made: 0,
+            handshakes_failed: 0,
         };
         for verdict in config.verdicts {
             node.adopt(verdict, now);

@@ -16,6 +16,8 @@ use crate::control::Refusal;
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest wait between two attempts: a host that comes back is found within this time, for ever.
 const MAX_BACKOFF: Duration = Duration::from_secs(5);
+/// Echoes that are waited for; older ones are given up.
+const MAX_ECHOES: usize = 64;
 /// Messages that wait for a session; older ones go, since the mesh repeats what matters.
 const MAX_QUEUED: usize = 16;
 
@@ -76,6 +78,11 @@ impl Dial {
         self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
     }
 
+    /// The next attempt is due at once.
+    pub(crate) fn hurry(&mut self, now: Instant) {
+        self.next = self.next.min(now);
+    }
+
     /// Forgets past failures: try at `now`.
     pub(crate) fn reset(&mut self, now: Instant) {
         *self = Self::new(now);
@@ -101,6 +108,8 @@ pub(crate) struct Peer {
     pub(crate) next_ping: Instant,
     /// Nonce of the last ping, and when it was sent.
     pub(crate) ping: Option<(u32, Instant)>,
+    /// Those that an operator asked for.
+    echoes: VecDeque<(u32, Instant)>,
     /// Smoothed round trip, as RFC 6298 does.
     pub(crate) rtt: Option<Duration>,
     pub(crate) counters: Arc<PeerCounters>,
@@ -123,6 +132,7 @@ impl Peer {
             is_cut: false,
             next_ping: now,
             ping: None,
+            echoes: VecDeque::new(),
             rtt: None,
             counters: Arc::default(),
             queue: VecDeque::new(),
@@ -135,6 +145,20 @@ impl Peer {
             self.queue.pop_front();
         }
         self.queue.push_back(message);
+    }
+
+    pub(crate) fn expect_echo(&mut self, nonce: u32, now: Instant) {
+        if self.echoes.len() >= MAX_ECHOES {
+            self.echoes.pop_front();
+        }
+        self.echoes.push_back((nonce, now));
+    }
+
+    /// The round trip of an echo that is waited for.
+    pub(crate) fn take_echo(&mut self, nonce: u32, now: Instant) -> Option<Duration> {
+        let place = self.echoes.iter().position(|(asked, _)| *asked == nonce)?;
+        let (_, at) = self.echoes.remove(place)?;
+        Some(now.saturating_duration_since(at))
     }
 
     /// Takes the answer to a ping.
@@ -166,5 +190,16 @@ mod tests {
         let mut peer = Peer::new(PeerId([1; 16]), String::new(), None, Instant::now());
         (0..20).for_each(|n| peer.enqueue(vec![n]));
         assert_eq!((peer.queue.len(), &peer.queue[0][..]), (MAX_QUEUED, &[4u8][..]));
+    }
+
+    #[test]
+    fn an_echo_counts_once_and_only_if_it_was_asked_for() {
+        let now = Instant::now();
+        let mut peer = Peer::new(PeerId([1; 16]), String::new(), None, now);
+        (0..100).for_each(|nonce| peer.expect_echo(nonce, now));
+        let later = now + Duration::from_millis(3);
+        assert_eq!(peer.take_echo(99, later), Some(Duration::from_millis(3)));
+        assert_eq!(peer.take_echo(99, later), None);
+        assert_eq!((peer.take_echo(0, later), peer.take_echo(100, later)), (None, None));
     }
 }

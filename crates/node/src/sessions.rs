@@ -101,11 +101,7 @@ impl Node {
                     self.announce_addresses(now);
                 }
             }
-            Control::Pong { nonce } => {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.pong(nonce, now);
-                }
-            }
+            Control::Pong { nonce } => self.handle_pong(id, nonce, now),
             Control::Refused(reason) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.refused_us = Some(reason);
@@ -179,6 +175,7 @@ impl Node {
         let Established { role, tag, peer: id, hello, remote, session: number, send, recv, secret, .. } =
             established;
         let remote = canonical(remote);
+        self.handshakes_made += 1;
         let Some(Hello { name }) = Hello::from_bytes(&hello) else {
             self.handshakes.release(number);
             return;
@@ -318,6 +315,7 @@ impl Node {
     }
 
     fn handle_failed(&mut self, tag: u64, remote: SocketAddr, reason: FailReason, now: Instant) {
+        self.handshakes_failed += 1;
         let Some(attempt) = self.attempts.get_mut(&tag) else { return };
         attempt.n_open = attempt.n_open.saturating_sub(1);
         if attempt.n_open > 0 {

@@ -42,6 +42,8 @@ pub struct PeerReport {
     pub silent_for: Option<Duration>,
     /// Smoothed round trip of pings inside the session.
     pub rtt: Option<Duration>,
+    /// Whether it prefers the same cluster secret; `None`: it has not said so.
+    pub same_secret: Option<bool>,
     /// Attempts since the last success.
     pub n_failed: u32,
     /// What it said when it refused this host.
@@ -69,7 +71,54 @@ pub struct RemoteEndpoint {
     pub addresses: Vec<IpAddr>,
 }
 
+/// An address that two living peers announce.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Duplicate {
+    /// The network.
+    pub network: NetworkId,
+    /// The address as text.
+    pub address: String,
+    /// Who gets its frames.
+    pub keeper: PeerId,
+    /// Who does not.
+    pub loser: PeerId,
+}
+
+/// What was counted since the node was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NodeCounts {
+    /// Handshakes that became sessions, rekeys included.
+    pub handshakes_made: u64,
+    /// Handshakes that this host began and that had no good end, one an address tried.
+    pub handshakes_failed: u64,
+    /// Sessions that are held at the moment, also those that only open what is under way.
+    pub n_sessions: usize,
+}
+
 impl Node {
+    /// Addresses that two living peers announce.
+    pub fn duplicates(&self) -> impl Iterator<Item = Duplicate> {
+        self.mesh.duplicates().map(|(network, address, keeper, loser)| Duplicate {
+            network,
+            address: match address {
+                weft_mesh::Address::Mac(mac) => mac.to_string(),
+                weft_mesh::Address::Ip(ip) => ip.to_string(),
+            },
+            keeper,
+            loser,
+        })
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> NodeCounts {
+        NodeCounts {
+            handshakes_made: self.handshakes_made,
+            handshakes_failed: self.handshakes_failed,
+            n_sessions: self.sessions.len(),
+        }
+    }
+
     /// All peers, and the addresses that are tried and did not answer.
     #[must_use]
     pub fn peer_reports(&self, now: Instant) -> Vec<PeerReport> {
@@ -89,6 +138,7 @@ impl Node {
                 session_age: session.map(|s| now.saturating_duration_since(s.born)),
                 silent_for: peer.last_heard.map(|heard| now.saturating_duration_since(heard)),
                 rtt: peer.rtt,
+                same_secret: self.prefers_same_secret(peer.id),
                 n_failed: peer.dial.n_failed,
                 refused_us: peer.refused_us.clone(),
                 networks: networks.collect(),
@@ -106,6 +156,7 @@ impl Node {
                 session_age: None,
                 silent_for: None,
                 rtt: None,
+                same_secret: None,
                 n_failed: seed.dial.n_failed,
                 refused_us: None,
                 networks: Vec::new(),

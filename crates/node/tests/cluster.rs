@@ -536,4 +536,49 @@ fn an_address_in_use_cannot_be_taken_by_a_later_claim() {
     }
     let said = |e: &Event| matches!(e, Event::DuplicateAddress { .. });
     assert!(cluster.host(witness).n_events(said) > 0);
+    let keeper = cluster.host(owner).node.id();
+    let told = cluster.host(witness).node.duplicates().any(|duplicate| duplicate.keeper == keeper);
+    assert!(told, "the duplicate is not listed while it lasts");
+    let now = cluster.now;
+    cluster.host(thief).node.remove_endpoint(&EndpointId(format!("{:064x}", 200)), now);
+    let gone = |c: &mut Cluster| c.host(witness).node.duplicates().next().is_none();
+    cluster.run_until(Duration::from_secs(10), "the duplicate to go from the list", gone);
+}
+
+#[test]
+fn an_echo_comes_back_with_and_without_a_session_and_not_from_the_dead() {
+    let mut cluster = Cluster::new();
+    for n in 1..=3 {
+        cluster.start(n, config(n, 1));
+        cluster.seed(n, 1);
+    }
+    cluster.run_for(Duration::from_secs(5));
+    let echo = |cluster: &mut Cluster, id: PeerId| {
+        let (now, mut rng) = (cluster.now, StdRng::seed_from_u64(9));
+        cluster.host(2).node.send_echo(id, now, &mut rng)
+    };
+    let peer = cluster.host(3).node.id();
+    let is_back = move |nonce: u32| {
+        move |c: &mut Cluster| {
+            let echoed =
+                |e: &Event| matches!(e, Event::Echoed { id, nonce: n, .. } if (*id, *n) == (peer, nonce));
+            c.host(2).n_events(echoed) == 1
+        }
+    };
+    let nonce = echo(&mut cluster, peer).unwrap();
+    cluster.run_until(Duration::from_secs(1), "an echo", is_back(nonce));
+    // Without a network in common the session is given up; the next echo makes one.
+    cluster.run_for(Duration::from_secs(400));
+    cluster.host(2).events.clear();
+    let nonce = echo(&mut cluster, peer).unwrap();
+    cluster.run_until(Duration::from_secs(1), "an echo after a silence", is_back(nonce));
+
+    cluster.hosts.remove(&address(3));
+    cluster.host(2).events.clear();
+    assert!(echo(&mut cluster, peer).is_some());
+    cluster.run_for(Duration::from_secs(10));
+    assert_eq!(cluster.host(2).n_events(|e| matches!(e, Event::Echoed { .. })), 0);
+    assert_eq!(echo(&mut cluster, PeerId([9; 16])), None, "a peer that nobody knows");
+    let counts = cluster.host(2).node.counts();
+    assert!(counts.handshakes_made > 0 && counts.handshakes_failed > 0, "{counts:?}");
 }

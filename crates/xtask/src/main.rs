@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod deb;
 mod demo;
 mod plugin;
 mod supply;
@@ -55,6 +56,8 @@ enum Command {
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+    /// Build the release and write a Debian package of the daemon and the command line
+    Deb,
     /// Check the order of the crates, the length of files, where unsafe code may stand, and licences
     Tidy,
 }
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Plugin { out } => {
             plugin::build_release().and_then(|weft| plugin::make(&weft, &out)).map(|()| true)
         }
+        Command::Deb => deb::run().map(|()| true),
         Command::Tidy => tidy::run().map(|problems| {
             for problem in &problems {
                 eprintln!("tidy: {problem}");

@@ -1,5 +1,7 @@
 use super::*;
-use crate::{JudgedStatus, Judgement, PathKind, PeerState, RefusedStatus};
+use crate::{
+    CHECK_HTTP, CheckStatus, DuplicateStatus, JudgedStatus, Judgement, PathKind, PeerState, RefusedStatus,
+};
 
 fn full() -> Status {
     let peer = PeerStatus {
@@ -9,6 +11,7 @@ fn full() -> Status {
         address: Some("10.98.0.2:6783".parse().unwrap()),
         path: Some(PathKind::Direct),
         rtt_us: Some(412),
+        same_secret: Some(true),
         session_age: Some(Duration::from_secs(83)),
         rx_bytes: 1_572_864,
         tx_bytes: 900,
@@ -24,6 +27,7 @@ fn full() -> Status {
         address: Some("[fd00::3]:6783".parse().unwrap()),
         path: None,
         rtt_us: None,
+        same_secret: None,
         session_age: None,
         rx_bytes: 0,
         tx_bytes: 1480,
@@ -90,7 +94,16 @@ fn full() -> Status {
             endpoint("62d6a351b7641111", "02:42:0a:00:01:02", "10.0.1.2", "host-a", true),
             endpoint("a39f0dedd15b2222", "02:42:0a:00:01:03", "10.0.1.3", "host-b", false),
         ],
+        duplicates: vec![DuplicateStatus {
+            network: network.id.clone(),
+            address: "10.0.1.3".to_owned(),
+            keeper: "host-b".to_owned(),
+            loser: "host-e".to_owned(),
+        }],
         networks: vec![network, faulty],
+        http: Some("127.0.0.1:6784".parse().unwrap()),
+        max_overlay_mtu: Some(1418),
+        checks: vec![CheckStatus { name: CHECK_HTTP.to_owned(), fault: None }],
         counters: [("rekeys".to_owned(), 3), ("handshakes".to_owned(), 4), ("quiet".to_owned(), 0)].into(),
         drops: [("replayed".to_owned(), 12)].into(),
     }
@@ -113,11 +126,23 @@ fn an_empty_status_says_that_there_is_none() {
         judged: Vec::new(),
         networks: Vec::new(),
         endpoints: Vec::new(),
+        http: None,
+        max_overlay_mtu: None,
+        checks: Vec::new(),
+        duplicates: Vec::new(),
         counters: [].into(),
         drops: [].into(),
         ..full()
     };
     assert_eq!(render_status(&status), include_str!("../../testdata/status-empty.txt"));
+}
+
+#[test]
+fn a_table_alone_is_the_section_without_the_line_before_it() {
+    let whole = render_status(&full());
+    for table in [render_peers(&full()), render_networks(&full()), render_endpoints(&full())] {
+        assert!(whole.contains(&format!("\n\n{table}")), "{table}");
+    }
 }
 
 #[test]

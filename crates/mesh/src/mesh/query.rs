@@ -8,6 +8,7 @@ use weft_wire::{Mac, NetworkId, PeerId};
 
 use super::{Mesh, Peer};
 use crate::config::KnownPeer;
+use crate::event::Address;
 use crate::record::{Endpoint, Entry, KvKey, Membership, PeerInfo, Scope};
 
 /// A peer as it is seen from here.
@@ -131,6 +132,12 @@ impl Mesh {
     #[must_use]
     pub fn endpoint_by_ip(&self, network: NetworkId, ip: IpAddr) -> Option<(PeerId, &Arc<Endpoint>)> {
         self.directory.by_ip(network, ip)
+    }
+
+    /// Addresses that two living peers announce, as [`Event::DuplicateAddress`](crate::Event::DuplicateAddress) told:
+    /// network, address, who has it, who does not.
+    pub fn duplicates(&self) -> impl Iterator<Item = (NetworkId, Address, PeerId, PeerId)> {
+        self.directory.disputes()
     }
 
     /// The records of all peers in a scope whose key begins with `prefix`, this peer's included.

@@ -1,0 +1,36 @@
+//! Suite `operations`: what an operator touches, on real hosts: status, HTTP, ping, doctor, report, live map.
+
+#[path = "operations/commands.rs"]
+mod commands;
+#[path = "operations/doctor.rs"]
+mod doctor;
+#[path = "operations/http.rs"]
+mod http;
+
+use std::process::ExitCode;
+
+use weft_e2e::{Scenario, shared};
+
+/// What the tests themselves call.
+const NEEDED: [(&str, &str); 3] = [("curl", "curl"), ("promtool", "prometheus"), ("chromium", "chromium")];
+
+fn main() -> ExitCode {
+    if let Err(error) = weft_lab::install_missing(&NEEDED) {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    weft_e2e::run(
+        "operations",
+        &[
+            shared("status_and_peers", commands::status_and_peers),
+            shared("ping_peer", commands::ping_peer),
+            shared("report_has_no_secret", commands::report_has_no_secret),
+            shared("http", http::answers),
+            shared("http_refuses", http::refuses),
+            shared("map_in_a_browser", http::map_in_a_browser),
+            shared("doctor_finds", doctor::finds_on_a_running_host),
+            Scenario::own("doctor_finds_settings", doctor::finds_wrong_settings),
+            Scenario::own("connect_and_forget", commands::connect_and_forget),
+        ],
+    )
+}
