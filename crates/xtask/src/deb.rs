@@ -11,7 +11,8 @@ const COMPLETIONS: [(&str, &str); 3] = [("bash", "weft.bash"), ("zsh", "_weft"),
 
 /// Builds the release and writes `target/debian/weft_*.deb`.
 pub(crate) fn run() -> Result<()> {
-    let has_cargo_deb = cargo::cargo().args(["deb", "--version"]).output().is_ok_and(|out| out.status.success());
+    let has_cargo_deb =
+        cargo::cargo().args(["deb", "--version"]).output().is_ok_and(|out| out.status.success());
     ensure!(has_cargo_deb, "cargo-deb is not installed: cargo install --locked cargo-deb");
     let weft = plugin::build_release()?;
     prepare(&weft, &cargo::target_dir()?.join("package"))?;
@@ -28,7 +29,11 @@ fn prepare(weft: &Path, out: &Path) -> Result<()> {
     fs::create_dir_all(out)?;
     for (shell, file) in COMPLETIONS {
         let done = Command::new(weft).args(["completions", shell]).output().context("cannot start weft")?;
-        ensure!(done.status.success() && !done.stdout.is_empty(), "weft completions {shell}: {}", done.status);
+        ensure!(
+            done.status.success() && !done.stdout.is_empty(),
+            "weft completions {shell}: {}",
+            done.status
+        );
         fs::write(out.join(file), done.stdout)?;
     }
     let status = Command::new(weft).arg("man").arg(out.join("man")).status().context("cannot start weft")?;

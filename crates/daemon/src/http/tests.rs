@@ -89,7 +89,7 @@ async fn what_could_change_or_trick_is_refused() {
         (format!("POST /v1/status HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n{close}"), "405"),
         (format!("DELETE /v1/orders HTTP/1.1\r\nhost: localhost\r\n{close}"), "405"),
         (
-            format!("GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx"),
+            "GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1\r\nconnection: close\r\n\r\nx".to_owned(),
             "413",
         ),
         (format!("GET /v1/secret HTTP/1.1\r\nhost: localhost\r\n{close}"), "404"),
