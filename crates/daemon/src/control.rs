@@ -79,7 +79,7 @@ impl Control for Controls {
             endpoints: Vec::new(),
             http: core.http_at.get().copied(),
             max_overlay_mtu: core.max_overlay_mtu().await.ok(),
-            checks: checks(core),
+            checks: checks(core, running.is_some()),
             duplicates: Vec::new(),
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
@@ -192,12 +192,12 @@ impl Control for Controls {
     }
 }
 
-fn checks(core: &Core) -> Vec<CheckStatus> {
-    let mut checks = vec![
-        (CHECK_FIREWALL, core.firewall_fault.get()),
-        (CHECK_GUARD, core.guard_fault.get()),
-        (CHECK_DOCKER, core.docker_fault.get()),
-    ];
+fn checks(core: &Core, running: bool) -> Vec<CheckStatus> {
+    let mut checks = vec![(CHECK_DOCKER, core.docker_fault.get())];
+    // These are looked at while traffic is carried only.
+    if running {
+        checks.extend([(CHECK_FIREWALL, core.firewall_fault.get()), (CHECK_GUARD, core.guard_fault.get())]);
+    }
     if core.settings.http.is_some() {
         checks.push((CHECK_HTTP, core.http_fault.get()));
     }

@@ -103,6 +103,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// Gets the daemon to carry traffic, and keeps it up to date.
 async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
+    if !is_docker_granted(core) {
+        core.docker_fault.set(Some(
+            "Docker's socket is not granted: hosts are found by PEERS, by `weft connect` and by dockerd's hints only"
+                .to_owned(),
+        ));
+    }
     if let Some(fault) = &core.settings.fault {
         warn!("{fault}");
         core.set_faults(vec![fault.clone()]);
@@ -415,16 +421,15 @@ async fn collect_networks(core: &Core, topology: &mut crate::core::Topology, now
     }
 }
 
+fn is_docker_granted(core: &Core) -> bool {
+    let metadata = std::fs::metadata(&core.settings.docker_socket);
+    metadata.is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()))
+}
+
 /// Asks Docker for the swarm's hosts, where its socket was granted.
 async fn ask_docker(core: &Core) {
     let socket = &core.settings.docker_socket;
-    let granted =
-        std::fs::metadata(socket).is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()));
-    if !granted {
-        core.docker_fault.set(Some(
-            "Docker's socket is not granted: hosts are found by PEERS, by `weft connect` and by dockerd's hints only"
-                .to_owned(),
-        ));
+    if !is_docker_granted(core) {
         info!(socket = %socket.display(), "Docker's socket is not granted: hosts are found by PEERS and by dockerd's hints");
         return std::future::pending().await;
     }

@@ -22,7 +22,8 @@ pub enum FindError {
 }
 
 impl Node {
-    /// The peer that `text` names: its name, its id, or the begin of its id, at least 4 digits.
+    /// The peer that `text` names: its name, its id, or the begin of its id, at least 4 digits. This host's own name is
+    /// understood when no peer has it.
     ///
     /// # Errors
     /// See [`FindError`].
@@ -41,7 +42,9 @@ impl Node {
         }
         found.sort();
         found.dedup();
+        let is_own = || self.mesh.peer_info(self.id).is_some_and(|info| info.name == text);
         match found[..] {
+            [] if is_own() => Ok(self.id),
             [] => Err(FindError::Unknown(text.to_owned())),
             [id] => Ok(id),
             _ => Err(FindError::Ambiguous(text.to_owned())),

@@ -20,7 +20,7 @@ pub(crate) struct Facts {
     pub(crate) tun: bool,
     /// Parts of the kernel by their module's name: there, not there, or not known.
     pub(crate) modules: Vec<(&'static str, Option<bool>)>,
-    /// weft's bridges on which this host itself speaks IPv6.
+    /// weft's bridges on which this host itself has an IPv6 address.
     pub(crate) ipv6_bridges: Vec<String>,
     /// Whether bridged frames pass iptables (`net.bridge.bridge-nf-call-iptables`); `None` without that part.
     pub(crate) bridge_nf: Option<bool>,
@@ -57,7 +57,10 @@ impl Facts {
             plugins: plugins().await,
             tun: fs::metadata("/dev/net/tun").is_ok(),
             modules,
-            ipv6_bridges: bridges.into_iter().filter(|bridge| speaks_ipv6(bridge)).collect(),
+            ipv6_bridges: with_address(
+                bridges,
+                &fs::read_to_string("/proc/net/if_inet6").unwrap_or_default(),
+            ),
             bridge_nf: read_switch(Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables")),
         }
     }
@@ -106,9 +109,11 @@ fn is_listed(name: &str, list: &str) -> bool {
     list.lines().any(|line| file(line).as_deref() == Some(name))
 }
 
-fn speaks_ipv6(interface: &str) -> bool {
-    let switch = Path::new("/proc/sys/net/ipv6/conf").join(interface).join("disable_ipv6");
-    read_switch(&switch) == Some(false)
+/// The interfaces that have an IPv6 address. `list` is the kernel's: an address a line, its interface's name last.
+fn with_address(mut interfaces: Vec<String>, list: &str) -> Vec<String> {
+    let has = |name: &String| list.lines().any(|line| line.split_whitespace().last() == Some(name.as_str()));
+    interfaces.retain(has);
+    interfaces
 }
 
 fn read_switch(path: &Path) -> Option<bool> {
@@ -125,6 +130,13 @@ mod tests {
                     kernel/net/netfilter/nf-tables.ko\n";
         assert!(is_listed("br_netfilter", list) && is_listed("veth", list) && is_listed("nf_tables", list));
         assert!(!is_listed("bridge", list), "what another needs is not there by that");
+    }
+
+    #[test]
+    fn interfaces_with_an_address_are_found() {
+        let list = "fe80000000000000fc54fffefe5a40d1 02 40 20 80     eth0\nfd99 05 40 00 80 wfb0001\n";
+        let interfaces = ["wfb0001", "wfb000", "wfb0002"].map(str::to_owned).to_vec();
+        assert_eq!(with_address(interfaces, list), ["wfb0001"]);
     }
 
     #[test]

@@ -334,12 +334,13 @@ fn offloads(status: &Status, found: &mut Vec<Finding>) {
 
 fn ipv6(facts: &Facts, status: &Status, found: &mut Vec<Finding>) {
     for bridge in &facts.ipv6_bridges {
-        let text =
-            format!("this host speaks IPv6 on {bridge}, so containers can reach it past Docker's rules");
+        let text = format!(
+            "this host has an IPv6 address on {bridge}, so containers can reach it past Docker's rules"
+        );
         found.push(fault("ipv6", text, format!("sysctl -w net.ipv6.conf.{bridge}.disable_ipv6=1")));
     }
     if facts.ipv6_bridges.is_empty() && status.networks.iter().any(|network| network.bridge.is_some()) {
-        found.push(ok("ipv6", "this host itself does not speak IPv6 on weft's bridges"));
+        found.push(ok("ipv6", "this host itself has no IPv6 address on weft's bridges"));
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn report_has_no_secret(cluster: &Cluster) -> Result<()> {
     let secret = host.run(["cat", SECRET])?;
     let token = host.sh("weft token 2>/dev/null")?;
     // Where no secret belongs, and an operator may have put one all the same.
-    host.run(["ip", "link", "add", "stray", "type", "dummy"])?;
+    host.run(["ip", "link", "add", "stray", "type", "veth", "peer", "name", "stray2"])?;
     let alias = format!("{secret} {token} http://user:pass@10.0.0.1/");
     let reported = host
         .run(["ip", "link", "set", "stray", "alias", &alias])

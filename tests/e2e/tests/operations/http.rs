@@ -16,7 +16,7 @@ fn get(host: &Host, path: &str, more: &[&str]) -> Result<(u16, String)> {
     let curl = ["curl", "--silent", "--max-time", "10", "--write-out", "\n%{http_code}"];
     let text = host.run_in_network(curl.iter().chain(more).chain(&[url.as_str()]))?;
     let (body, code) = text.rsplit_once('\n').context("curl writes the status last")?;
-    Ok((code.parse()?, body.to_owned()))
+    Ok((code.parse()?, body.trim_end().to_owned()))
 }
 
 pub(crate) fn answers(cluster: &Cluster) -> Result<()> {
@@ -72,13 +72,13 @@ pub(crate) fn refuses(cluster: &Cluster) -> Result<()> {
         ensure!(code == wanted, "{what}: {code} instead of {wanted}: {body}");
         Ok(())
     };
-    refused("a name that another made point here", "/v1/status", &["--header=Host: evil.example"], 421)?;
-    refused("a POST", "/v1/orders", &["--data={}"], 405)?;
-    refused("a PUT", "/v1/status", &["--request=PUT"], 405)?;
+    refused("a name that another made point here", "/v1/status", &["--header", "Host: evil.example"], 421)?;
+    refused("a POST", "/v1/orders", &["--data", "{}"], 405)?;
+    refused("a PUT", "/v1/status", &["--request", "PUT"], 405)?;
     refused("the secret", "/v1/secret", &[], 404)?;
     refused("a path out of it", "/../../etc/weft/secret", &["--path-as-is"], 404)?;
-    let long = format!("--header=X: {}", "y".repeat(20_000));
-    refused("a head without end", "/", &[&long], 431)?;
+    let long = format!("X: {}", "y".repeat(20_000));
+    refused("a head without end", "/", &["--header", &long], 431)?;
 
     // Others than this host do not reach it.
     let listening = host.sh("ss -Hltn 'sport = :6784'")?;
