@@ -25,10 +25,10 @@ pub use client::{
 };
 pub use order::{Judgement, Order, OrderAnswer};
 pub use ping::{MAX_PING_WAIT, PingAnswer, PingRequest};
-pub use render::{render_endpoints, render_networks, render_peers, render_status};
+pub use render::{render_endpoints, render_networks, render_peers, render_services, render_status};
 pub use secret::{Secret, SecretAnswer, SecretRequest};
 pub use server::{Control, ControlError, ErrorAnswer, router};
 pub use status::{
     CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, DuplicateStatus, EndpointStatus,
-    JudgedStatus, NetworkStatus, PathKind, PeerState, PeerStatus, RefusedStatus, Status,
+    JudgedStatus, NetworkStatus, PathKind, PeerState, PeerStatus, RefusedStatus, ServiceStatus, Status,
 };

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::{EndpointStatus, NetworkStatus, PeerStatus, Status};
+use crate::{EndpointStatus, NetworkStatus, PeerStatus, ServiceStatus, Status};
 
 /// The status as text: a head, what is wrong, then tables of peers, networks, endpoints, counters and drops.
 ///
@@ -19,6 +19,7 @@ pub fn render_status(status: &Status) -> String {
     networks_section(&mut out, status);
     section(&mut out, "ENDPOINTS", &endpoints(&status.endpoints));
     duplicates(&mut out, status);
+    services_section(&mut out, status);
     section(&mut out, "COUNTERS", &numbers(&status.counters));
     section(&mut out, "DROPS", &numbers(&status.drops));
     out
@@ -43,6 +44,12 @@ pub fn render_endpoints(status: &Status) -> String {
         section(out, "ENDPOINTS", &endpoints(&status.endpoints));
         duplicates(out, status);
     })
+}
+
+/// The table of services, and whether they are reached.
+#[must_use]
+pub fn render_services(status: &Status) -> String {
+    alone(status, services_section)
 }
 
 /// A section without the empty line before it.
@@ -85,6 +92,16 @@ fn duplicates(out: &mut String, status: &Status) {
         let crate::DuplicateStatus { network, address, keeper, loser } = duplicate;
         let network = short(network);
         line(out, format_args!("  {network}: {keeper} and {loser} both announce {address}; {keeper} has it"));
+    }
+}
+
+fn services_section(out: &mut String, status: &Status) {
+    section(out, "SERVICES", &services(&status.services));
+    if !status.services_state.is_empty() {
+        line(out, format_args!("  services: {}", status.services_state));
+    }
+    for fault in &status.service_faults {
+        line(out, format_args!("  {fault}"));
     }
 }
 
@@ -190,6 +207,24 @@ fn endpoints(endpoints: &[EndpointStatus]) -> Vec<Row> {
     };
     let names = heading(&["ID", "NETWORK", "MAC", "ADDRESSES", "HOST"]);
     std::iter::once(names).chain(endpoints.iter().map(row)).collect()
+}
+
+fn services(services: &[ServiceStatus]) -> Vec<Row> {
+    let row = |service: &ServiceStatus| {
+        let n_tasks = service.tasks.len();
+        vec![
+            service.name.clone(),
+            short(&service.network),
+            service.vip.to_string(),
+            match service.n_unreachable {
+                0 => n_tasks.to_string(),
+                n => format!("{n_tasks} ({n} unreachable)"),
+            },
+            service.from.clone(),
+        ]
+    };
+    let names = heading(&["NAME", "NETWORK", "ADDRESS", "TASKS", "FROM"]);
+    std::iter::once(names).chain(services.iter().map(row)).collect()
 }
 
 /// Under an empty heading, which is not printed. Zeros say nothing, and are left out.

@@ -52,6 +52,15 @@ pub struct Status {
     /// Addresses that two living peers announce.
     #[serde(default)]
     pub duplicates: Vec<DuplicateStatus>,
+    /// Services of the swarm with an address on a network of this host.
+    #[serde(default)]
+    pub services: Vec<ServiceStatus>,
+    /// Whether services are reached at their addresses, and who tells of them; one line.
+    #[serde(default)]
+    pub services_state: String,
+    /// Containers of this host that do not reach them, and why; one line each.
+    #[serde(default)]
+    pub service_faults: Vec<String>,
     /// Counters since the start of the daemon, by name.
     pub counters: BTreeMap<String, u64>,
     /// Datagrams and frames that were thrown away, by reason.
@@ -233,6 +242,23 @@ pub struct DuplicateStatus {
     pub keeper: String,
     /// Name of the one that does not.
     pub loser: String,
+}
+
+/// A service on one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Docker's id of the network.
+    pub network: String,
+    /// The service's address there.
+    pub vip: IpAddr,
+    /// Its name.
+    pub name: String,
+    /// Addresses of the tasks that connections go to.
+    pub tasks: Vec<IpAddr>,
+    /// Tasks that swarm takes for running and no living host has announced.
+    pub n_unreachable: usize,
+    /// Name of the peer that told of it.
+    pub from: String,
 }
 
 /// Whole seconds, or null.

@@ -155,6 +155,8 @@ pub(crate) enum Part {
     Networks,
     /// Endpoints of containers on them
     Endpoints,
+    /// Services of the swarm with an address on them
+    Services,
 }
 
 /// How to show it.

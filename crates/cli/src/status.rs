@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use weft_api::{Client, Status, render_endpoints, render_networks, render_peers, render_status};
+use weft_api::{
+    Client, Status, render_endpoints, render_networks, render_peers, render_services, render_status,
+};
 
 use crate::args::{Form, Part, View};
 
@@ -49,9 +51,11 @@ fn text(status: &Status, part: Option<Part>, form: Form) -> anyhow::Result<Strin
         (Form::Table, Some(Part::Peers)) => render_peers(status),
         (Form::Table, Some(Part::Networks)) => render_networks(status),
         (Form::Table, Some(Part::Endpoints)) => render_endpoints(status),
+        (Form::Table, Some(Part::Services)) => render_services(status),
         (Form::Json, None) => serde_json::to_string_pretty(status)? + "\n",
         (Form::Json, Some(Part::Peers)) => serde_json::to_string_pretty(&status.peers)? + "\n",
         (Form::Json, Some(Part::Networks)) => serde_json::to_string_pretty(&status.networks)? + "\n",
         (Form::Json, Some(Part::Endpoints)) => serde_json::to_string_pretty(&status.endpoints)? + "\n",
+        (Form::Json, Some(Part::Services)) => serde_json::to_string_pretty(&status.services)? + "\n",
     })
 }

@@ -8,11 +8,13 @@ use tracing::info;
 use weft_api::{
     CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, Control, ControlError,
     DuplicateStatus, EndpointStatus, JudgedStatus, NetworkStatus, Order, OrderAnswer, PathKind, PeerState,
-    PeerStatus, PingAnswer, PingRequest, RefusedStatus, Secret, SecretAnswer, SecretRequest, Status,
+    PeerStatus, PingAnswer, PingRequest, RefusedStatus, Secret, SecretAnswer, SecretRequest, ServiceStatus,
+    Status,
 };
 use weft_netlink::names;
 use weft_node::{
-    Duplicate, Judgement, NodeCounts, PathState, PeerReport, Refusal, RefusedPeer, RemoteEndpoint, Verdict,
+    Duplicate, Judgement, NodeCounts, PathState, PeerReport, Refusal, RefusedPeer, RemoteEndpoint,
+    ServiceSource, ServiceView, Verdict,
 };
 use weft_noise::ClusterSecret;
 use weft_wire::{NetworkId, PeerId};
@@ -40,12 +42,17 @@ pub(crate) struct NodeView {
     remote: Vec<RemoteEndpoint>,
     refused: Vec<RefusedPeer>,
     verdicts: Vec<Verdict>,
+    services: Arc<ServiceView>,
 }
 
 impl NodeView {
     fn name_of(&self, id: PeerId) -> String {
         let known = self.peers.iter().find(|p| p.id == Some(id)).map(|p| p.name.clone());
         known.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string())
+    }
+
+    fn name_or_here(&self, id: PeerId) -> String {
+        if id == self.id { "this host".to_owned() } else { self.name_of(id) }
     }
 }
 
@@ -81,6 +88,9 @@ impl Control for Controls {
             max_overlay_mtu: core.max_overlay_mtu().await.ok(),
             checks: checks(core, running.is_some()),
             duplicates: Vec::new(),
+            services: Vec::new(),
+            services_state: String::new(),
+            service_faults: Vec::new(),
             counters: BTreeMap::new(),
             drops: BTreeMap::new(),
         };
@@ -110,6 +120,7 @@ impl Control for Controls {
                 remote: Vec::new(),
                 refused: Vec::new(),
                 verdicts: Vec::new(),
+                services: Arc::default(),
             };
             status.networks = networks(&topology, &nothing);
             status.endpoints = endpoints(&topology, &nothing, &status.name);
@@ -137,6 +148,9 @@ impl Control for Controls {
         status.duplicates = duplicates(&topology, &view, &status.name);
         status.networks = networks(&topology, &view);
         status.endpoints = endpoints(&topology, &view, &status.name);
+        status.services = services(&topology, &view);
+        status.services_state = services_state(&view);
+        status.service_faults = core.publish_fault.get().into_iter().chain(core.sandbox_faults()).collect();
         status
     }
 
@@ -229,6 +243,7 @@ pub(crate) async fn view(running: &Running) -> Option<NodeView> {
             remote: node.remote_endpoints(),
             refused: node.refused().cloned().collect(),
             verdicts: node.verdicts().cloned().collect(),
+            services: Arc::clone(node.services()),
         })
         .await
 }
@@ -315,7 +330,7 @@ fn judged_status(verdict: &Verdict, view: &NodeView) -> JudgedStatus {
             Judgement::Allowed => weft_api::Judgement::Allowed,
             Judgement::Forgotten => weft_api::Judgement::Forgotten,
         },
-        by: if verdict.by == view.id { "this host".to_owned() } else { view.name_of(verdict.by) },
+        by: view.name_or_here(verdict.by),
         at_ms: verdict.stamp,
     }
 }
@@ -343,6 +358,42 @@ fn networks(topology: &Topology, view: &NodeView) -> Vec<NetworkStatus> {
         }
     };
     topology.networks.values().map(one).collect()
+}
+
+fn services(topology: &Topology, view: &NodeView) -> Vec<ServiceStatus> {
+    let mut list = Vec::new();
+    for (docker_id, network) in &topology.networks {
+        for live in view.services.networks.get(&network.id).into_iter().flatten() {
+            list.push(ServiceStatus {
+                network: docker_id.clone(),
+                vip: live.service.vip,
+                name: live.service.name.clone(),
+                tasks: live.service.tasks.iter().copied().collect(),
+                n_unreachable: live.n_published.saturating_sub(live.service.tasks.len()),
+                from: view.name_or_here(live.from),
+            });
+        }
+    }
+    list
+}
+
+fn services_state(view: &NodeView) -> String {
+    match &view.services.source {
+        ServiceSource::None => {
+            "off: no manager of a swarm is reached whose weft plugin is granted dockerd's socket \
+            (setting docker.sock.source)"
+                .to_owned()
+        }
+        ServiceSource::LastKnown => {
+            "as last known: no manager whose weft plugin is granted dockerd's socket is reached, \
+            or its dockerd does not answer"
+                .to_owned()
+        }
+        ServiceSource::Managers(managers) => {
+            let names: Vec<String> = managers.iter().map(|manager| view.name_or_here(*manager)).collect();
+            format!("on: told by {}", names.join(", "))
+        }
+    }
 }
 
 fn local_endpoints<'a>(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Notify, RwLock, oneshot};
 use tracing::{info, warn};
-use weft_driver::{BackendError, EndpointRecord, NetworkRecord};
+use weft_driver::{BackendError, EndpointRecord, NetworkOptions, NetworkRecord};
 use weft_netlink::{EndpointSpec, ForwardRules, GuardState, Links, NetworkSpec, names};
 use weft_node::LocalNetwork;
 use weft_noise::ClusterSecret;
@@ -136,6 +136,12 @@ pub(crate) struct Core {
     pub(crate) docker_fault: Fault,
     /// How long dockerd's calls took.
     pub(crate) calls: DriverCalls,
+    /// Why this host publishes no services though it could, if so.
+    pub(crate) publish_fault: Fault,
+    /// Containers whose namespaces do not translate services as they should; one line each.
+    pub(crate) sandbox_faults: Mutex<Vec<String>>,
+    /// A container got or lost an endpoint.
+    pub(crate) sandboxes_changed: Notify,
     /// Addresses of hosts that Docker told of.
     discovered: Mutex<BTreeSet<SocketAddr>>,
     /// To be carried out by the task that starts the daemon, while there is no secret.
@@ -178,6 +184,9 @@ impl Core {
             http_at: OnceLock::new(),
             docker_fault: Fault::default(),
             calls: DriverCalls::default(),
+            publish_fault: Fault::default(),
+            sandbox_faults: Mutex::default(),
+            sandboxes_changed: Notify::new(),
             discovered: Mutex::default(),
             join: Mutex::default(),
             seeds_changed: Notify::new(),
@@ -195,6 +204,10 @@ impl Core {
 
     pub(crate) fn faults(&self) -> Vec<String> {
         self.faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn sandbox_faults(&self) -> Vec<String> {
+        self.sandbox_faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn set_faults(&self, faults: Vec<String>) {
@@ -433,9 +446,14 @@ impl Core {
 /// The network's id inside the seal: from the name that the operator gave, else from Docker's id, which all hosts of a
 /// swarm share.
 pub(crate) fn wire_id(record: &NetworkRecord) -> NetworkId {
-    match &record.network.options.weft_id {
+    network_id(&record.network.network_id, &record.network.options)
+}
+
+/// See [`wire_id`].
+pub(crate) fn network_id(docker_id: &str, options: &NetworkOptions) -> NetworkId {
+    match &options.weft_id {
         Some(name) => NetworkId::from_name(&format!("weft.id={}", name.as_str())),
-        None => NetworkId::from_name(&record.network.network_id),
+        None => NetworkId::from_name(docker_id),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What Docker's own socket tells of the swarm, where the operator has granted it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,20 +49,29 @@ pub(crate) enum DockerError {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Info {
+pub(crate) struct Info {
     #[serde(default)]
-    swarm: Option<SwarmInfo>,
+    pub(crate) swarm: Option<SwarmInfo>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct SwarmInfo {
+pub(crate) struct SwarmInfo {
     #[serde(default)]
     node_addr: String,
     #[serde(default)]
-    control_available: bool,
+    pub(crate) control_available: bool,
     #[serde(default)]
     remote_managers: Option<Vec<Manager>>,
+    /// Told to managers only.
+    #[serde(default)]
+    pub(crate) cluster: Option<Cluster>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct Cluster {
+    #[serde(rename = "ID", default)]
+    pub(crate) id: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,6 +106,11 @@ pub(crate) struct SwarmView {
     pub(crate) others: Vec<IpAddr>,
 }
 
+/// Whether the operator has granted the socket: a plugin without it has something else in its place.
+pub(crate) fn is_granted(socket: &Path) -> bool {
+    std::fs::metadata(socket).is_ok_and(|m| m.file_type().is_socket())
+}
+
 /// Asks dockerd for the swarm's hosts.
 ///
 /// # Errors
@@ -126,14 +141,40 @@ fn usable(text: &str) -> Option<IpAddr> {
     (!address.is_unspecified()).then_some(address)
 }
 
-async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, DockerError> {
-    tokio::time::timeout(TIMEOUT, fetch(socket, path)).await.map_err(|_| DockerError::Timeout)?
+pub(crate) async fn get<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, DockerError> {
+    get_filtered(socket, path, "").await
 }
 
-async fn fetch<T: DeserializeOwned>(socket: &Path, path: &'static str) -> Result<T, DockerError> {
+/// Asks with filters, in Docker's JSON.
+pub(crate) async fn get_filtered<T: DeserializeOwned>(
+    socket: &Path,
+    path: &'static str,
+    filters: &str,
+) -> Result<T, DockerError> {
+    let answer = tokio::time::timeout(TIMEOUT, fetch(socket, path, filters));
+    answer.await.map_err(|_| DockerError::Timeout)?
+}
+
+/// The path with its filters, all but letters and digits of which are escaped.
+pub(crate) fn target(path: &str, filters: &str) -> String {
+    if filters.is_empty() {
+        return path.to_owned();
+    }
+    let escape = |byte: u8| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    };
+    format!("{path}?filters={}", filters.bytes().map(escape).collect::<String>())
+}
+
+async fn fetch<T: DeserializeOwned>(
+    socket: &Path,
+    path: &'static str,
+    filters: &str,
+) -> Result<T, DockerError> {
     let stream = UnixStream::connect(socket).await.map_err(|e| DockerError::Connect(socket.to_owned(), e))?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path).header("Host", "docker").body(Empty::<Bytes>::new());
+    let request = Request::get(target(path, filters)).header("Host", "docker").body(Empty::<Bytes>::new());
     let request = request.map_err(|_| DockerError::Body)?;
     let exchange = async {
         let response = sender.send_request(request).await?;

@@ -195,6 +195,7 @@ impl Backend for Engine {
         // Makes sure that the links are there still: the daemon may have been away since CreateEndpoint.
         self.0.connect(&running, place, &record).await?;
         self.0.write(move |store| store.put_endpoint(&record)).await?;
+        self.0.sandboxes_changed.notify_one();
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
         Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned() })
     }
@@ -206,6 +207,7 @@ impl Backend for Engine {
             endpoint.record.sandbox_key = None;
             endpoint.record.clone()
         };
+        self.0.sandboxes_changed.notify_one();
         self.0.write(move |store| store.put_endpoint(&record)).await
     }
 

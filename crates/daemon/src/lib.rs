@@ -17,9 +17,12 @@ mod metrics;
 mod node_task;
 mod orders;
 mod ping;
+mod publish;
 mod run;
 mod settings;
 mod store;
+mod swarm;
+mod vips;
 
 pub use run::run;
 pub use settings::{

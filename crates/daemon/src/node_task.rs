@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 use weft_dataplane::Snapshot;
-use weft_node::{Event, Node};
+use weft_node::{Event, Node, ServiceView};
 use weft_router::{NodeInput, Router};
 
 use crate::store::{Store, StoreError};
@@ -65,6 +65,7 @@ pub(crate) struct NodeHandle {
     sender: mpsc::Sender<Input>,
     events: broadcast::Sender<Event>,
     counts: Arc<EventCounts>,
+    services: watch::Receiver<Arc<ServiceView>>,
 }
 
 /// The node's events since its start, by kind.
@@ -106,6 +107,11 @@ impl EventCounts {
 }
 
 impl NodeHandle {
+    /// The services on this host's networks, and their changes from now on.
+    pub(crate) fn services(&self) -> watch::Receiver<Arc<ServiceView>> {
+        self.services.clone()
+    }
+
     /// The node's events from now on.
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
@@ -148,24 +154,26 @@ pub(crate) fn spawn(
     let Queue { sender, receiver } = queue;
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let counts = Arc::new(EventCounts::default());
-    let told = Told { events: events.clone(), counts: Arc::clone(&counts) };
-    let task = tokio::spawn(run(node, receiver, router, snapshots, store, told));
-    (NodeHandle { sender, events, counts }, task)
+    let (view, services) = watch::channel(Arc::clone(node.services()));
+    let outlets = Outlets { snapshots, events: events.clone(), counts: Arc::clone(&counts), services: view };
+    let task = tokio::spawn(run(node, receiver, router, outlets, store));
+    (NodeHandle { sender, events, counts, services }, task)
 }
 
-/// Who is told of the node's events.
-struct Told {
+/// Where others see what the node has come to.
+struct Outlets {
+    snapshots: Arc<ArcSwap<Snapshot>>,
     events: broadcast::Sender<Event>,
     counts: Arc<EventCounts>,
+    services: watch::Sender<Arc<ServiceView>>,
 }
 
 async fn run(
     mut node: Node,
     mut inputs: mpsc::Receiver<Input>,
     router: Arc<Router>,
-    snapshots: Arc<ArcSwap<Snapshot>>,
+    outlets: Outlets,
     store: Arc<Store>,
-    told: Told,
 ) {
     let mut incarnation = node.incarnation();
     loop {
@@ -190,7 +198,10 @@ async fn run(
             node.handle_timeout(now, &mut rand::rng());
         }
         if let Some(snapshot) = node.take_snapshot() {
-            snapshots.store(snapshot);
+            outlets.snapshots.store(snapshot);
+        }
+        if let Some(services) = node.take_services() {
+            outlets.services.send_replace(services);
         }
         while let Some(transmit) = node.poll_transmit() {
             if let Err(error) = router.send(transmit.to, &transmit.datagram) {
@@ -202,9 +213,9 @@ async fn run(
         }
         while let Some(event) = node.poll_event() {
             report(&event, &store).await;
-            told.counts.count(&event);
+            outlets.counts.count(&event);
             // Nobody may be listening.
-            let _ = told.events.send(event);
+            let _ = outlets.events.send(event);
         }
         if node.incarnation() != incarnation {
             incarnation = node.incarnation();

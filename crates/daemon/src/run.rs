@@ -103,7 +103,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
 /// Gets the daemon to carry traffic, and keeps it up to date.
 async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
-    if !is_docker_granted(core) {
+    if !docker::is_granted(&core.settings.docker_socket) {
         core.docker_fault.set(Some(
             "Docker's socket is not granted: hosts are found by PEERS, by `weft connect` and by dockerd's hints only"
                 .to_owned(),
@@ -139,7 +139,10 @@ async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
         ask_docker(core),
         resolve(core),
         follow_secrets(core),
-        follow_allowlist(core)
+        follow_allowlist(core),
+        crate::publish::publish(core),
+        crate::vips::follow(core),
+        crate::vips::keep(core)
     );
     bail!("the daemon's tasks ended")
 }
@@ -247,6 +250,8 @@ async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
     let fingerprint = secrets.first().map(ClusterSecret::fingerprint).unwrap_or_default();
     let Traffic { node, router, .. } = carry(core, secrets, false).await?;
     let running = Arc::new(Running { node, router, fingerprint });
+    let known = core.store.services()?;
+    running.node.call(move |node, now| node.remember_services(known, now)).await;
     restore(core, &running).await;
     let seeds = core.discovered();
     running.node.call(move |node, now| seeds.into_iter().for_each(|seed| node.add_seed(seed, now))).await;
@@ -421,15 +426,10 @@ async fn collect_networks(core: &Core, topology: &mut crate::core::Topology, now
     }
 }
 
-fn is_docker_granted(core: &Core) -> bool {
-    let metadata = std::fs::metadata(&core.settings.docker_socket);
-    metadata.is_ok_and(|m| std::os::unix::fs::FileTypeExt::is_socket(&m.file_type()))
-}
-
 /// Asks Docker for the swarm's hosts, where its socket was granted.
 async fn ask_docker(core: &Core) {
     let socket = &core.settings.docker_socket;
-    if !is_docker_granted(core) {
+    if !docker::is_granted(socket) {
         info!(socket = %socket.display(), "Docker's socket is not granted: hosts are found by PEERS and by dockerd's hints");
         return std::future::pending().await;
     }

@@ -15,6 +15,7 @@ use weft_driver::{EndpointRecord, NetworkRecord};
 use weft_mesh::IdentityKey;
 use weft_node::{KnownPeer, Verdict};
 use weft_noise::{ClusterSecret, SecretId};
+use weft_services::VipTable;
 use zeroize::Zeroizing;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -314,6 +315,23 @@ impl Store {
             self.remove(SEEDS, host)?;
         }
         Ok(known)
+    }
+
+    /// What was last known of the swarm's services.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn services(&self) -> Result<VipTable, StoreError> {
+        let bytes = self.get("services")?;
+        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?.unwrap_or_default())
+    }
+
+    /// Keeps what is known of the swarm's services.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn set_services(&self, table: &VipTable) -> Result<(), StoreError> {
+        self.put(META, "services", &serde_json::to_vec(table)?)
     }
 
     /// Docker's networks.

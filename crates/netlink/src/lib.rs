@@ -14,6 +14,7 @@
 //!   [`FakeFirewall`] its fake.
 //! * Each endpoint's frames are held to its addresses by nftables rules on its host-side veth ([`EndpointSpec`]'s
 //!   `spoof_check`), also within the host; [`Links::guard_drops`] counts what was dropped.
+//! * [`ensure_vips`] has a container's namespace translate the virtual addresses of services.
 //! * [`names`] and what decides (ownership, inventory, which rule where) is pure.
 //!
 //! **Who owns what.** Links outlive the daemon: same-host traffic goes on while it is away, and the next one adopts
@@ -32,6 +33,7 @@ mod inventory;
 mod link;
 mod links;
 pub mod names;
+mod vips;
 mod wiring;
 
 pub use fake::{FakeFirewall, FakeWiring};
@@ -43,4 +45,5 @@ pub use links::{
     NetworkSpec, Outcome, QueryError, RemoveError, Step,
 };
 pub use names::VethNames;
+pub use vips::{Kept, VipError, ensure_vips, forget_connections};
 pub use wiring::Wiring;

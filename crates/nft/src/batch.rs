@@ -11,7 +11,7 @@ const BEGIN: u16 = 0x10;
 const END: u16 = 0x11;
 
 pub(crate) const REQUEST: u16 = 0x1;
-const ACK: u16 = 0x4;
+pub(crate) const ACK: u16 = 0x4;
 const CREATE: u16 = 0x400;
 const APPEND: u16 = 0x800;
 

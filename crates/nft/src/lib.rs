@@ -4,6 +4,7 @@
 //!   not at all.
 //! * [`Rule`] is a list of [`Expr`], the kernel's own instructions, as `nft --debug=netlink` prints them.
 //! * [`Nft::table`], [`Nft::chains`] and [`Nft::rules`] list what is there, as far as comparing and counting needs.
+//! * [`Nft::connections`] lists what connection tracking follows, and [`Nft::forget`] ends that.
 //!
 //! Encoding is pure; only [`Nft`] does IO. All names are unique within their table, and whose a table is must be told
 //! by its name and comment: the kernel knows no owners that outlive a process.
@@ -38,11 +39,13 @@
 
 mod attr;
 mod batch;
+mod conntrack;
 mod expr;
 mod model;
 mod socket;
 
 pub use batch::{Batch, Change, Step, TooLong};
+pub use conntrack::Connection;
 pub use expr::{Base, Comparison, ConntrackKey, Expr, MetaKey, Nat, Numgen, Register, Reject};
 pub use model::{
     BaseChain, ChainType, Counter, DataType, Element, Family, FoundChain, FoundRule, FoundTable, Hook,

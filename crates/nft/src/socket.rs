@@ -10,8 +10,8 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, SocketAddr, TokioSocket};
 use tokio::sync::Mutex;
 
 use crate::attr::{Attributes, HEADER_LEN, Message, Messages, Writer};
-use crate::batch::{Batch, REQUEST, SUBSYSTEM, Step, TooLong};
-use crate::model::{FoundChain, FoundRule, FoundTable, Table};
+use crate::batch::{ACK, Batch, REQUEST, SUBSYSTEM, Step, TooLong};
+use crate::model::{Family, FoundChain, FoundRule, FoundTable, Table};
 
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
@@ -178,7 +178,7 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses; also `EOPNOTSUPP` without nf_tables.
     pub async fn table(&self, table: Table<'_>) -> Result<Option<FoundTable>, DumpError> {
-        let all = self.dump("tables", 1, table, |_| {}, FoundTable::parse).await?;
+        let all = self.dump("tables", SUBSYSTEM << 8 | 1, table.family, |_| {}, FoundTable::parse).await?;
         Ok(all.into_iter().find(|found| found.name == table.name))
     }
 
@@ -187,7 +187,8 @@ impl Nft {
     /// # Errors
     /// When the kernel refuses.
     pub async fn chains(&self, table: Table<'_>) -> Result<Vec<FoundChain>, DumpError> {
-        let mut all = self.dump("chains", 4, table, |_| {}, FoundChain::parse).await?;
+        let mut all =
+            self.dump("chains", SUBSYSTEM << 8 | 4, table.family, |_| {}, FoundChain::parse).await?;
         all.retain(|chain| chain.table == table.name);
         Ok(all)
     }
@@ -207,16 +208,17 @@ impl Nft {
         let parse = |attributes: Attributes<'_>| {
             (attributes.find(1)?.text()? == table.name).then(|| FoundRule::parse(attributes)).flatten()
         };
-        let mut all = self.dump("rules", 7, table, select, parse).await?;
+        let mut all = self.dump("rules", SUBSYSTEM << 8 | 7, table.family, select, parse).await?;
         all.retain(|rule| chain.is_none_or(|chain| rule.chain == chain));
         Ok(all)
     }
 
-    async fn dump<T>(
+    /// Lists what the messages of type `kind` list.
+    pub(crate) async fn dump<T>(
         &self,
         what: &'static str,
-        number: u16,
-        table: Table<'_>,
+        kind: u16,
+        family: Family,
         select: impl Fn(&mut Writer),
         parse: impl Fn(Attributes<'_>) -> Option<T>,
     ) -> Result<Vec<T>, DumpError> {
@@ -226,8 +228,7 @@ impl Nft {
             line.sequence = line.sequence.wrapping_add(1);
             let sequence = line.sequence;
             let mut request = Writer::default();
-            let kind = SUBSYSTEM << 8 | number;
-            request.message(kind, REQUEST | DUMP, table.family.number(), 0, &select);
+            request.message(kind, REQUEST | DUMP, family.number(), 0, &select);
             request.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
             line.socket.send(&request.bytes).await.map_err(failed)?;
             let mut found = Vec::new();
@@ -253,6 +254,29 @@ impl Nft {
             }
         }
         Err(failed(io::ErrorKind::ResourceBusy.into()))
+    }
+
+    /// Sends one message outside of batches, and waits until the kernel has done it.
+    pub(crate) async fn order(
+        &self,
+        kind: u16,
+        family: Family,
+        body: impl Fn(&mut Writer),
+    ) -> io::Result<()> {
+        let mut line = self.line.lock().await;
+        line.sequence = line.sequence.wrapping_add(1);
+        let sequence = line.sequence;
+        let mut request = Writer::default();
+        request.message(kind, REQUEST | ACK, family.number(), 0, body);
+        request.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        line.socket.send(&request.bytes).await?;
+        loop {
+            let (received, _) = line.socket.recv_from_full().await?;
+            let mut answers = Messages(&received).filter(|m| m.sequence == sequence && m.kind == NLMSG_ERROR);
+            if let Some(answer) = answers.next() {
+                return outcome(&answer).0.map_or(Ok(()), Err);
+            }
+        }
     }
 }
 

@@ -50,6 +50,7 @@ impl Node {
         if std::mem::take(&mut self.neighbors_changed) {
             self.refresh_neighbors();
         }
+        self.refresh_services();
     }
 
     fn send_mesh(&mut self, target: Target, message: &[u8], now: Instant) {
@@ -90,6 +91,7 @@ impl Node {
     }
 
     fn handle_mesh_event(&mut self, event: MeshEvent, now: Instant) {
+        self.services.hear(&event);
         match event {
             MeshEvent::PeerUp { peer } => {
                 if self.gate.is_barred(peer) {

@@ -137,6 +137,7 @@ impl Node {
         self.drop_peer(peer);
         self.mesh.revoke(peer, now);
         self.gate.unpin(peer);
+        self.services.is_dirty = true;
         self.dirty = true;
     }
 

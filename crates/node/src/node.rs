@@ -14,6 +14,7 @@ use weft_wire::{EndpointId, Mac, NetworkId, PeerId};
 use crate::admission::{Admission, Gate, Token, Verdict};
 use crate::hello::Hello;
 use crate::peer::{Dial, Peer, Session};
+use crate::services::Services;
 
 /// Resolution of the node's own timers.
 const TICK: Duration = Duration::from_millis(250);
@@ -200,6 +201,7 @@ pub struct Node {
     /// Handshakes that became sessions, and those of this host's that did not.
     pub(crate) handshakes_made: u64,
     pub(crate) handshakes_failed: u64,
+    pub(crate) services: Services,
 }
 
 impl Node {
@@ -254,6 +256,7 @@ impl Node {
             neighbors_changed: false,
             handshakes_made: 0,
             handshakes_failed: 0,
+            services: Services::default(),
         };
         for verdict in config.verdicts {
             node.adopt(verdict, now);
@@ -355,6 +358,7 @@ impl Node {
             self.groups.add_network(network.id, now);
         }
         self.networks.insert(network.id, network);
+        self.services.is_dirty = true;
         self.neighbors_changed = true;
         self.dirty = true;
         self.pump(now);
@@ -366,6 +370,7 @@ impl Node {
             self.endpoints.retain(|_, endpoint| endpoint.network != network);
             self.groups.remove_network(network);
             self.mesh.leave_network(network);
+            self.services.is_dirty = true;
             self.neighbors_changed = true;
             self.dirty = true;
             self.pump(now);

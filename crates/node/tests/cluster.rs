@@ -1,5 +1,8 @@
 //! Nodes on a simulated underlay, in virtual time.
 
+#[path = "cluster/services.rs"]
+mod services;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;

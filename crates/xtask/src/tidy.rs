@@ -15,6 +15,7 @@ const ORDER: &[&str] = &[
     "weft-wire",
     "weft-noise",
     "weft-dataplane",
+    "weft-services",
     "weft-mesh",
     "weft-node",
     "weft-sys",
@@ -34,7 +35,8 @@ const ORDER: &[&str] = &[
 ];
 
 /// Crates without sockets, clock or runtime: their inputs are arguments.
-const PURE: &[&str] = &["weft-wire", "weft-noise", "weft-dataplane", "weft-mesh", "weft-node"];
+const PURE: &[&str] =
+    &["weft-wire", "weft-noise", "weft-dataplane", "weft-services", "weft-mesh", "weft-node"];
 
 /// What no pure crate may use directly.
 const IMPURE: &[&str] = &[

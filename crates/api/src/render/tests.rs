@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     CHECK_HTTP, CheckStatus, DuplicateStatus, JudgedStatus, Judgement, PathKind, PeerState, RefusedStatus,
+    ServiceStatus,
 };
 
 fn full() -> Status {
@@ -100,6 +101,16 @@ fn full() -> Status {
             keeper: "host-b".to_owned(),
             loser: "host-e".to_owned(),
         }],
+        services: vec![ServiceStatus {
+            network: network.id.clone(),
+            vip: "10.0.1.9".parse().unwrap(),
+            name: "web".to_owned(),
+            tasks: vec!["10.0.1.2".parse().unwrap(), "10.0.1.3".parse().unwrap()],
+            n_unreachable: 1,
+            from: "host-b".to_owned(),
+        }],
+        services_state: "on: told by host-b".to_owned(),
+        service_faults: vec!["/run/docker/netns/1a2b3c: the namespace cannot be entered".to_owned()],
         networks: vec![network, faulty],
         http: Some("127.0.0.1:6784".parse().unwrap()),
         max_overlay_mtu: Some(1418),
@@ -125,6 +136,9 @@ fn an_empty_status_says_that_there_is_none() {
         refused: Vec::new(),
         judged: Vec::new(),
         networks: Vec::new(),
+        services: Vec::new(),
+        services_state: String::new(),
+        service_faults: Vec::new(),
         endpoints: Vec::new(),
         http: None,
         max_overlay_mtu: None,
@@ -152,6 +166,15 @@ fn json_has_the_documented_names_and_round_trips() {
     assert_eq!(json["peers"][1]["last_seen_s"], serde_json::Value::Null);
     assert_eq!(json["peers"][0]["state"], "connected");
     assert_eq!(serde_json::from_value::<Status>(json).unwrap(), full());
+}
+
+#[test]
+fn a_status_from_before_services_is_read() {
+    let mut json = serde_json::to_value(full()).unwrap();
+    for name in ["services", "services_state", "service_faults"] {
+        json.as_object_mut().unwrap().remove(name);
+    }
+    assert_eq!(serde_json::from_value::<Status>(json).unwrap().services, []);
 }
 
 #[test]

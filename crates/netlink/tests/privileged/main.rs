@@ -3,4 +3,5 @@
 mod firewall;
 mod guard;
 mod namespace;
+mod vips;
 mod wiring;

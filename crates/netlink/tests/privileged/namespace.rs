@@ -78,6 +78,11 @@ impl Sandbox {
         Self { jobs: Some(jobs), thread: Some(thread), tid: tid.recv().unwrap() }
     }
 
+    /// Where the namespace can be entered.
+    pub(crate) fn path(&self) -> std::path::PathBuf {
+        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.tid).into()
+    }
+
     /// Runs `job` in the sandbox.
     pub(crate) fn call<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, result) = mpsc::channel();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use weft_api::{
-    Control, ControlError, Order, OrderAnswer, SecretAnswer, SecretRequest, Status, render_status, router,
+    Control, ControlError, Order, OrderAnswer, PingAnswer, PingRequest, SecretAnswer, SecretRequest, Status,
+    render_status, router,
 };
 
 use crate::state::survives;
@@ -32,6 +33,11 @@ impl Control for Yes {
         survives(&order);
         Ok(OrderAnswer::default())
     }
+
+    async fn ping(&self, request: PingRequest) -> Result<PingAnswer, ControlError> {
+        survives(&request);
+        Ok(PingAnswer { id: String::new(), name: request.peer, address: None, path: None, rtt_us: None })
+    }
 }
 
 fn is_shown(request: &SecretRequest) -> bool {
@@ -43,11 +49,12 @@ fn is_shown(request: &SecretRequest) -> bool {
     }
 }
 
-/// The control API. Input: a byte that says what (`o` an order, `s` a secret, anything else a status), and JSON.
+/// The control API. Input: a byte that says what (`o` an order, `p` a ping, `s` a secret, anything else a status), and JSON.
 pub fn control(bytes: &[u8]) {
     let Some((which, body)) = bytes.split_first() else { return };
     let path = match which {
         b'o' => "/v1/orders",
+        b'p' => "/v1/ping",
         b's' => "/v1/secret",
         _ => {
             if let Ok(status) = serde_json::from_slice::<Status>(body) {
