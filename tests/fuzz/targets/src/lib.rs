@@ -12,6 +12,7 @@ mod groups;
 mod handshake;
 mod neighbors;
 mod plugin;
+mod services;
 mod settings;
 mod state;
 mod web;
@@ -24,6 +25,7 @@ pub use groups::groups;
 pub use handshake::handshake;
 pub use neighbors::neighbors;
 pub use plugin::plugin;
+pub use services::services;
 pub use settings::settings;
 pub use state::{state_file, state_record};
 
@@ -49,4 +51,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "settings", run: settings },
     Target { name: "state_record", run: state_record },
     Target { name: "state_file", run: state_file },
+    Target { name: "services", run: services },
 ];
