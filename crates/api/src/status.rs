@@ -129,6 +129,10 @@ pub struct PeerStatus {
     /// Whether it prefers the same cluster secret as this host; `None`: it has not said so.
     #[serde(default)]
     pub same_secret: Option<bool>,
+    /// The longest IP packet of a container, in bytes, that goes there whole, as far as is known; `None` where no frames
+    /// go.
+    #[serde(default)]
+    pub path_mtu: Option<u16>,
     /// Since the handshake.
     #[serde(rename = "session_age_s", with = "seconds")]
     pub session_age: Option<Duration>,

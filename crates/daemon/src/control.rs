@@ -256,6 +256,10 @@ fn counters(stats: &weft_router::RouterStats) -> BTreeMap<String, u64> {
         ("trains_received", stats.trains_received),
         ("tap_reads", stats.tap_reads),
         ("tap_writes", stats.tap_writes),
+        ("super_frames_recut", stats.recut),
+        ("frames_sent_in_parts", stats.fragmented),
+        ("frames_put_together", stats.reassembled),
+        ("tcp_mss_lowered", stats.mss_clamped),
         ("udp_segmentation_offload", stats.sends_trains.into()),
         ("udp_receive_offload", stats.receives_trains.into()),
     ]
@@ -288,6 +292,7 @@ pub(crate) fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> Peer
         path: (peer.state == PathState::Up).then_some(PathKind::Direct),
         rtt_us: peer.rtt.and_then(|rtt| rtt.as_micros().try_into().ok()),
         same_secret: peer.same_secret,
+        path_mtu: peer.path_mtu,
         session_age: peer.session_age,
         rx_bytes: load(|c| &c.received_len),
         tx_bytes: load(|c| &c.sent_len),

@@ -238,6 +238,9 @@ fn feed(node: &mut Node, input: Input) -> bool {
         }
         Input::Router(NodeInput::FirstRx { session }) => node.handle_first_datagram(session, now),
         Input::Router(NodeInput::Roamed { session, from }) => node.handle_roamed(session, from),
+        Input::Router(NodeInput::MessageTooLong { peer, frame_len }) => {
+            node.handle_too_long(peer, frame_len, now);
+        }
         Input::Router(NodeInput::GroupReport { network, mac, bytes }) => {
             node.handle_group_report(network, mac, &bytes, now);
         }

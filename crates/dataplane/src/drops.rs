@@ -77,6 +77,12 @@ drop_reasons! {
     TapRefused = "tap_refused",
     /// The node did not keep up with what it is told.
     NodeBusy = "node_busy",
+    /// From a container: longer than the path to the peer carries. The sender was told (ICMP), and sends less.
+    PathMtu = "path_mtu",
+    /// From a container: longer than the path to the peer carries, from a sender that was told often enough already.
+    PathMtuAgain = "path_mtu_again",
+    /// From a peer: parts of frames of which other parts did not come in time, and parts that found no room.
+    FragmentLost = "fragment_lost",
 }
 
 /// One counter a reason. Written by one thread, read by any.

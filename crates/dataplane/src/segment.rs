@@ -80,6 +80,15 @@ impl Segments {
         })
     }
 
+    /// Sets TCP's flags, as if the super-frame had them.
+    pub fn set_tcp_flags(&mut self, flags: u8) {
+        if self.packet.transport == Transport::Tcp
+            && let Some(field) = self.template.get_mut(self.packet.l4 + 13)
+        {
+            *field = flags;
+        }
+    }
+
     /// How many segments.
     #[must_use]
     pub const fn count(&self) -> usize {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use weft_noise::{RecvSession, SendSession};
-use weft_wire::{Mac, NetworkId, PeerId};
+use weft_wire::{ETHERNET_HEADER_LEN, Mac, NetworkId, PeerId};
 
 use crate::DropReason;
 
@@ -132,6 +132,30 @@ pub struct PeerView {
     pub send: Option<Arc<SendSession>>,
     /// Outlives snapshots.
     pub counters: Arc<PeerCounters>,
+    /// What the way there carries.
+    pub path: PathView,
+}
+
+/// What fits into the datagrams of one path, in one direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathView {
+    /// The longest IP packet of a container that goes whole.
+    pub overlay_mtu: u16,
+    /// It is known to carry less than the containers' MTU, and containers are told. Before it is known what is longer goes
+    /// in parts, since a container that was told remembers it for minutes.
+    pub limited: bool,
+}
+
+impl PathView {
+    /// A path of which nothing is known but that the underlay's interface takes what it is given.
+    pub const UNLIMITED: Self = Self { overlay_mtu: u16::MAX, limited: false };
+
+    /// The longest frame that goes whole.
+    #[must_use]
+    #[inline]
+    pub const fn max_frame_len(&self) -> usize {
+        self.overlay_mtu as usize + ETHERNET_HEADER_LEN
+    }
 }
 
 /// One session, receiving side.

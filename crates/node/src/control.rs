@@ -29,12 +29,29 @@ pub(crate) enum Control<'a> {
         /// The secret as text.
         secret: &'a str,
     },
+    /// Asks for a [`ProbeAck`](Self::ProbeAck). Zeros follow up to the length that is tried.
+    Probe {
+        /// Comes back.
+        nonce: u32,
+    },
+    /// A [`Probe`](Self::Probe) arrived.
+    ProbeAck {
+        /// As asked.
+        nonce: u32,
+    },
 }
 
 impl Control<'_> {
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         // Encoding plain data into a growing buffer has no failure.
         postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// A probe in a datagram that is as long as one with a frame of `frame_len` bytes.
+    pub(crate) fn probe(nonce: u32, frame_len: usize) -> Vec<u8> {
+        let mut bytes = Control::Probe { nonce }.to_bytes();
+        bytes.resize(frame_len.max(bytes.len()), 0);
+        bytes
     }
 }
 
@@ -60,6 +77,15 @@ mod tests {
         let bytes = Control::Mesh(&[1, 2, 3]).to_bytes();
         assert_eq!(bytes.len(), 5, "two bytes around it");
         assert_eq!(postcard::from_bytes(&bytes), Ok(Control::Mesh(&[1, 2, 3])));
+    }
+
+    #[test]
+    fn probes_have_every_length_and_are_read() {
+        for (nonce, frame_len) in [(1, 1212), (u32::MAX, 1213), (300, 65_467)] {
+            let bytes = Control::probe(nonce, frame_len);
+            assert_eq!(bytes.len(), frame_len);
+            assert_eq!(postcard::from_bytes(&bytes), Ok(Control::Probe { nonce }));
+        }
     }
 
     proptest! {

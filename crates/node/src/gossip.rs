@@ -49,6 +49,7 @@ impl Node {
         }
         if std::mem::take(&mut self.neighbors_changed) {
             self.refresh_neighbors();
+            self.next_probe = self.next_probe.min(now);
         }
         self.refresh_services();
     }

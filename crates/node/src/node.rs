@@ -17,7 +17,7 @@ use crate::peer::{Dial, Peer, Session};
 use crate::services::Services;
 
 /// Resolution of the node's own timers.
-const TICK: Duration = Duration::from_millis(250);
+pub(crate) const TICK: Duration = Duration::from_millis(250);
 /// Peers known at once. Bounds what a malicious member can make us remember.
 pub(crate) const MAX_PEERS: usize = 4096;
 
@@ -193,6 +193,8 @@ pub struct Node {
     pub(crate) attempts: HashMap<u64, crate::sessions::Attempt>,
     pub(crate) next_tag: u64,
     pub(crate) next_tick: Instant,
+    /// When a path is to be probed next.
+    pub(crate) next_probe: Instant,
     pub(crate) rekey_after: Duration,
     pub(crate) outbox: VecDeque<Transmit>,
     pub(crate) events: VecDeque<Event>,
@@ -249,6 +251,7 @@ impl Node {
             attempts: HashMap::new(),
             next_tag: 1,
             next_tick: now,
+            next_probe: now,
             rekey_after: config.rekey_after,
             outbox: VecDeque::new(),
             events: VecDeque::new(),
@@ -416,6 +419,9 @@ impl Node {
             self.announce_groups();
         }
         self.pump(now);
+        if now >= self.next_probe {
+            self.probe_paths(now, rng);
+        }
         if now < self.next_tick {
             return;
         }
@@ -449,7 +455,9 @@ impl Node {
     pub fn poll_timeout(&self) -> (Instant, &'static str) {
         let mesh = if self.joining { None } else { self.mesh.poll_timeout() };
         let groups = self.groups.next_timeout();
-        let deadlines = [self.handshakes.poll_timeout(), mesh, groups, Some((self.next_tick, "node tick"))];
+        let probe = (!self.joining).then_some((self.next_probe, "path probe"));
+        let tick = Some((self.next_tick, "node tick"));
+        let deadlines = [self.handshakes.poll_timeout(), mesh, groups, probe, tick];
         let first = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at);
         first.unwrap_or((self.next_tick, "node tick"))
     }

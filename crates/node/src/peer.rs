@@ -11,6 +11,7 @@ use weft_noise::{RecvSession, Role, SecretId, SendSession};
 use weft_wire::PeerId;
 
 use crate::control::Refusal;
+use crate::path_mtu::PathMtu;
 
 /// First wait between two attempts to reach a peer that does not answer; doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_millis(500);
@@ -112,6 +113,7 @@ pub(crate) struct Peer {
     echoes: VecDeque<(u32, Instant)>,
     /// Smoothed round trip, as RFC 6298 does.
     pub(crate) rtt: Option<Duration>,
+    pub(crate) path_mtu: PathMtu,
     pub(crate) counters: Arc<PeerCounters>,
     /// Messages that wait for a session.
     pub(crate) queue: VecDeque<Vec<u8>>,
@@ -134,6 +136,7 @@ impl Peer {
             ping: None,
             echoes: VecDeque::new(),
             rtt: None,
+            path_mtu: PathMtu::new(now),
             counters: Arc::default(),
             queue: VecDeque::new(),
             refused_us: None,

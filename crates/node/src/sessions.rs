@@ -102,6 +102,10 @@ impl Node {
                 }
             }
             Control::Pong { nonce } => self.handle_pong(id, nonce, now),
+            Control::Probe { nonce } => {
+                self.say_on(number, &Control::ProbeAck { nonce }.to_bytes(), false, now);
+            }
+            Control::ProbeAck { nonce } => self.handle_probe_ack(id, nonce, now),
             Control::Refused(reason) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.refused_us = Some(reason);
@@ -147,6 +151,8 @@ impl Node {
         }
         session.remote = from;
         self.dirty = true;
+        // Another address is another path.
+        self.next_probe = self.next_probe.min(self.next_tick);
         if let Some(peer) = self.peers.get_mut(&session.peer).filter(|p| p.current == Some(number)) {
             peer.address = Some(from);
             let moved = KnownPeer { id: peer.id, name: peer.name.clone(), address: from };
@@ -291,7 +297,9 @@ impl Node {
         if newest.is_some_and(|newest| newest > born) {
             return;
         }
-        peer.current = Some(number);
+        if peer.current.replace(number).is_none() {
+            peer.path_mtu.doubt(now);
+        }
         peer.last_heard = Some(now);
         peer.dial.reset(now);
         peer.refused_us = None;
@@ -303,6 +311,7 @@ impl Node {
         }
         self.dirty = true;
         self.next_tick = now;
+        self.next_probe = now;
         let queue = self.peers.get_mut(&id).map(|p| std::mem::take(&mut p.queue)).unwrap_or_default();
         let waiting = self.seeds.values_mut().filter(|seed| seed.peer == Some(id));
         let waiting: Vec<Vec<u8>> = waiting.filter_map(|seed| seed.message.take()).collect();
@@ -483,7 +492,7 @@ impl Node {
         current.is_some_and(|number| self.say_on(number, message, expects, now))
     }
 
-    fn say_on(&mut self, number: u32, message: &[u8], expects: bool, now: Instant) -> bool {
+    pub(crate) fn say_on(&mut self, number: u32, message: &[u8], expects: bool, now: Instant) -> bool {
         let Some(session) = self.sessions.get_mut(&number) else { return false };
         session.owed_since = None;
         if expects {

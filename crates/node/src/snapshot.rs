@@ -19,6 +19,7 @@ pub(crate) fn build(node: &Node) -> Snapshot {
             remote: session.map(|s| s.remote).or(peer.address).unwrap_or(unspecified),
             send: session.map(|s| Arc::clone(&s.send)),
             counters: Arc::clone(&peer.counters),
+            path: peer.path_mtu.view(),
         }
     });
     let sessions = node.sessions.values().filter_map(|session| {

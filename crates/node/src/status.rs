@@ -44,6 +44,8 @@ pub struct PeerReport {
     pub rtt: Option<Duration>,
     /// Whether it prefers the same cluster secret; `None`: it has not said so.
     pub same_secret: Option<bool>,
+    /// The longest IP packet of a container that goes to it whole, as far as is known; `None` where that is of no use.
+    pub path_mtu: Option<u16>,
     /// Attempts since the last success.
     pub n_failed: u32,
     /// What it said when it refused this host.
@@ -139,6 +141,7 @@ impl Node {
                 silent_for: peer.last_heard.map(|heard| now.saturating_duration_since(heard)),
                 rtt: peer.rtt,
                 same_secret: self.prefers_same_secret(peer.id),
+                path_mtu: (session.is_some() && peer.is_neighbor).then(|| peer.path_mtu.view().overlay_mtu),
                 n_failed: peer.dial.n_failed,
                 refused_us: peer.refused_us.clone(),
                 networks: networks.collect(),
@@ -157,6 +160,7 @@ impl Node {
                 silent_for: None,
                 rtt: None,
                 same_secret: None,
+                path_mtu: None,
                 n_failed: seed.dial.n_failed,
                 refused_us: None,
                 networks: Vec::new(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use weft_dataplane::{Snapshot, Verdict};
+use weft_dataplane::{PathView, Snapshot, Verdict};
 use weft_mesh::{Address, IdentityKey};
 use weft_node::{
     Admission, EndpointRecord, Event, Judgement, KnownPeer, LocalNetwork, Node, NodeConfig, PathState,
@@ -37,6 +37,8 @@ struct Cluster {
     wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
     /// Chance that a datagram is lost.
     loss: f64,
+    /// The longest packets, IP and UDP headers included, that pass from one to another; 1500 bytes where it is not said.
+    carries: BTreeMap<(SocketAddr, SocketAddr), usize>,
 }
 
 fn address(n: u8) -> SocketAddr {
@@ -73,7 +75,8 @@ impl Cluster {
     fn new() -> Self {
         let now = Instant::now();
         let (hosts, wire) = (BTreeMap::new(), VecDeque::new());
-        Self { now, start: now, rng: StdRng::seed_from_u64(7), hosts, wire, loss: 0.0 }
+        let (rng, carries) = (StdRng::seed_from_u64(7), BTreeMap::new());
+        Self { now, start: now, rng, hosts, wire, loss: 0.0, carries }
     }
 
     fn add(&mut self, n: u8, secret: u8, incarnation: u64, known: Vec<KnownPeer>) {
@@ -123,7 +126,8 @@ impl Cluster {
         }
         for _ in 0..self.wire.len() {
             let Some((from, to, datagram)) = self.wire.pop_front() else { break };
-            if self.rng.random_bool(self.loss) {
+            let carries = self.carries.get(&(from, to)).copied().unwrap_or(1500);
+            if datagram.len() + 28 > carries || self.rng.random_bool(self.loss) {
                 continue;
             }
             if let Some(host) = self.hosts.get_mut(&to) {
@@ -584,4 +588,85 @@ fn an_echo_comes_back_with_and_without_a_session_and_not_from_the_dead() {
     assert_eq!(echo(&mut cluster, PeerId([9; 16])), None, "a peer that nobody knows");
     let counts = cluster.host(2).node.counts();
     assert!(counts.handshakes_made > 0 && counts.handshakes_failed > 0, "{counts:?}");
+}
+
+/// What host `a` knows of its path to host `b`.
+fn path(cluster: &mut Cluster, a: u8, b: u8) -> PathView {
+    let id = cluster.host(b).node.id();
+    cluster.host(a).snapshot.peers.iter().find(|peer| peer.id == id).expect("a peer").path
+}
+
+const WHOLE: PathView = PathView { overlay_mtu: 1418, limited: false };
+
+#[test]
+fn what_each_direction_carries_is_known_within_a_second_and_shown() {
+    let mut cluster = Cluster::new();
+    (1..=3).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    (2..=3).for_each(|n| cluster.seed(n, 1));
+    let limits = [(1, 2, 1280), (2, 1, 1400), (2, 3, 1399)];
+    for (a, b, carries) in limits {
+        cluster.carries.insert((address(a), address(b)), carries);
+    }
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2, 3]));
+    let known = |c: &mut Cluster| {
+        let limited = |c: &mut Cluster, a, b, mtu| {
+            path(c, a, b).limited && (mtu - 8..=mtu).contains(&path(c, a, b).overlay_mtu)
+        };
+        limited(c, 1, 2, 1198) && limited(c, 2, 1, 1318) && limited(c, 2, 3, 1317) && path(c, 1, 3) == WHOLE
+    };
+    cluster.run_until(Duration::from_secs(2), "paths", known);
+    assert_eq!(path(&mut cluster, 3, 2), WHOLE);
+    let (now, id) = (cluster.now, cluster.host(2).node.id());
+    let reports = cluster.host(1).node.peer_reports(now);
+    let report = reports.iter().find(|report| report.id == Some(id)).unwrap();
+    assert_eq!(report.path_mtu, Some(1198));
+    // Rekeys forget nothing.
+    for _ in 0..40_000 {
+        cluster.step();
+        assert_eq!(path(&mut cluster, 3, 2), WHOLE);
+        assert!(path(&mut cluster, 1, 2).limited);
+    }
+}
+
+#[test]
+fn a_path_that_shrinks_or_grows_is_noticed() {
+    let mut cluster = Cluster::new();
+    (1..=2).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    cluster.seed(2, 1);
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2]));
+    cluster.run_until(Duration::from_secs(1), "the whole path", |c| path(c, 1, 2) == WHOLE);
+    cluster.carries.insert((address(1), address(2)), 1400);
+    let count = |c: &mut Cluster| {
+        let snapshot = &c.host(1).snapshot;
+        snapshot.peers.iter().for_each(|peer| peer.counters.add_sent(1, 1000));
+    };
+    count(&mut cluster);
+    let least = PathView { overlay_mtu: 1318, limited: true };
+    cluster.run_until(Duration::from_secs(9), "less", |c| path(c, 1, 2) == least);
+    cluster.carries.clear();
+    cluster.run_until(Duration::from_secs(62), "more", |c| path(c, 1, 2) == WHOLE);
+    // The interface's own word counts at once.
+    let (now, id) = (cluster.now, cluster.host(2).node.id());
+    cluster.carries.insert((address(1), address(2)), 1450);
+    cluster.host(1).node.handle_too_long(id, 1432, now);
+    cluster.step();
+    assert_eq!(path(&mut cluster, 1, 2).overlay_mtu, 1198);
+    cluster
+        .run_until(Duration::from_secs(2), "what the interface takes", |c| path(c, 1, 2).overlay_mtu == 1368);
+}
+
+#[test]
+fn a_silent_peer_is_not_taken_for_a_short_path() {
+    let mut cluster = trio();
+    cluster.run_until(Duration::from_secs(2), "paths", |c| path(c, 1, 2) == WHOLE);
+    for (a, b) in [(1, 2), (2, 1)] {
+        cluster.carries.insert((address(a), address(b)), 0);
+    }
+    for _ in 0..3000 {
+        cluster.step();
+        assert!(!path(&mut cluster, 1, 2).limited, "containers were told of a cut as of a short path");
+    }
+    cluster.carries.clear();
+    cluster
+        .run_until(Duration::from_secs(20), "healed", |c| path(c, 1, 2) == WHOLE && full_mesh(c, &[1, 2, 3]));
 }

@@ -17,8 +17,11 @@
 //! When the prediction was wrong, payload is moved into place.
 
 use std::io;
+use std::ops::Range;
 
-use weft_dataplane::{GsoKind, Segments, UnsupportedFrame, VnetHdr, frame_kind};
+use weft_dataplane::{
+    GsoKind, MAX_HEADERS_LEN, Packet, Segments, Transport, UnsupportedFrame, VnetHdr, frame_kind,
+};
 use weft_sys::{MAX_PIECES, ReadLayout};
 use weft_wire::{HEADER_LEN, INNER_HEADER_LEN, InnerKind, TAG_LEN};
 
@@ -32,6 +35,10 @@ const MAX_FRAME_LEN: usize = 65535 + 14 + 8;
 const BUF_LEN: usize = 2 << 20;
 /// A prediction needs this segment size at least, to keep within [`MAX_PIECES`].
 const MIN_PREDICTED_GSO: usize = MAX_FRAME_LEN / (MAX_PIECES - 2) + 1;
+/// SYN, RST, URG: what such a segment says counts for it as a whole.
+const TCP_NEVER_CUT: u8 = 0x02 | 0x04 | 0x20;
+/// FIN and PSH, which stand in the last segment only.
+const TCP_ENDS: u8 = 0x01 | 0x08;
 /// Ordinary frames after which no super-frame is predicted.
 const PREDICT_FOR: u8 = 64;
 
@@ -105,6 +112,12 @@ impl Run {
 
     pub(crate) const fn frames_len(&self) -> usize {
         self.frame_len * (self.n - 1) + self.last_len
+    }
+
+    /// Where frame `i` lies in the buffer.
+    pub(crate) const fn frame(&self, i: usize) -> Range<usize> {
+        let start = self.start + i * self.stride() + PREFIX_LEN;
+        start..start + if i + 1 < self.n { self.frame_len } else { self.last_len }
     }
 }
 
@@ -210,6 +223,56 @@ impl Cutter {
         let remaining = if gso_size >= MIN_PREDICTED_GSO { PREDICT_FOR } else { 0 };
         self.prediction = Prediction { headers_len, gso_size, remaining };
         Ok(run)
+    }
+
+    /// Cuts a run of TCP segments, which the receiver's TCP takes in any size, into more of at most `max_frame_len` bytes.
+    /// `None`, with nothing changed, when it is something else, or there is no room.
+    pub(crate) fn recut(&mut self, run: Run, max_frame_len: usize) -> Option<Run> {
+        let first = run.frame(0);
+        let head = self.buf.get(first.clone())?;
+        let packet = Packet::parse(head).filter(|p| {
+            run.kind == InnerKind::FramePartial
+                && p.transport == Transport::Tcp
+                && p.payload <= MAX_HEADERS_LEN
+                && p.end == run.frame_len
+        })?;
+        let headers_len = packet.payload;
+        let flags = head.get(packet.l4 + 13).filter(|flags| **flags & TCP_NEVER_CUT == 0)?;
+        let last_flags = self.buf.get(run.frame(run.n - 1).start + packet.l4 + 13)?;
+        let flags = flags | last_flags & TCP_ENDS;
+        let gso_size = max_frame_len.checked_sub(headers_len).filter(|size| *size > 0)?;
+        let payload_len = run.frames_len().checked_sub(run.n * headers_len).filter(|len| *len > 0)?;
+        let n = payload_len.div_ceil(gso_size);
+        let shorter = Run {
+            frame_len: headers_len + gso_size.min(payload_len),
+            last_len: headers_len + payload_len - (n - 1) * gso_size,
+            n,
+            ..run
+        };
+        let vnet = VnetHdr {
+            needs_csum: true,
+            gso: if packet.ipv6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 },
+            gso_size: u16::try_from(gso_size).ok()?,
+            csum_start: u16::try_from(packet.l4).ok()?,
+            csum_offset: packet.transport.checksum_offset() as u16,
+            ..VnetHdr::PLAIN
+        };
+        let mut segments = Segments::plan(&vnet, head, headers_len + payload_len).ok()?;
+        segments.set_tcp_flags(flags);
+        // As for one that was just cut.
+        if shorter.end() + shorter.len() > self.buf.len() {
+            return None;
+        }
+        for i in 1..run.n {
+            let from = run.frame(i);
+            let to = first.start + headers_len + i * (run.frame_len - headers_len);
+            self.buf.copy_within(from.start + headers_len..from.end, to);
+        }
+        self.spread(first.start, &segments);
+        for i in 0..n {
+            segments.write_headers(i, self.buf.get_mut(shorter.frame(i))?);
+        }
+        Some(shorter)
     }
 
     /// Moves the pieces of a frame together.
@@ -342,6 +405,64 @@ mod tests {
             assert_eq!(cutter.read(&mut source, 0), Cut::Nothing);
         }
         assert_eq!(cutter.n_mispredicted, 1);
+    }
+
+    #[test]
+    fn longer_segments_are_cut_again_as_if_they_had_been_asked_for() {
+        for (n_option_words, gso_size, payload_len, position) in [
+            (3, 1366, 60_000, 0),
+            (0, 1378, 1379, 77),
+            (3, 0, 1366, 5),
+            (0, 8900, 64_000, 0),
+            (9, 1366, 2000, 4321),
+        ] {
+            let (bytes, headers_len) =
+                (frame(n_option_words, gso_size, payload_len), 54 + n_option_words * 4);
+            let cut = |gso: usize| {
+                let mut bytes = bytes.clone();
+                // Finished, and pushed.
+                bytes[VnetHdr::LEN + 34 + 13] |= TCP_ENDS;
+                if gso != 0 {
+                    bytes[1] = 1;
+                    bytes[4..6].copy_from_slice(&(gso as u16).to_ne_bytes());
+                }
+                let mut cutter = Cutter::new();
+                let Cut::Run(run) = cutter.read(&mut Frames(vec![bytes]), position) else {
+                    panic!("not carried")
+                };
+                (cutter, run)
+            };
+            let (mut cutter, run) = cut(0);
+            let shorter = cutter.recut(run, 1212).unwrap();
+            let (asked, asked_run) = cut(1212 - headers_len);
+            assert_eq!(shorter, asked_run);
+            for i in 0..shorter.n {
+                assert_eq!(cutter.buf[shorter.frame(i)], asked.buf[shorter.frame(i)], "segment {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_stream_is_not_cut_again() {
+        let cut_again = |change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = frame(0, 0, 1366);
+            change(&mut bytes);
+            let mut cutter = Cutter::new();
+            let Cut::Run(run) = cutter.read(&mut Frames(vec![bytes]), 0) else { panic!("not carried") };
+            let before = cutter.buf[..run.end()].to_vec();
+            let again = cutter.recut(run, 1212).is_some();
+            assert_eq!(again, cutter.buf[..run.end()] != before);
+            again
+        };
+        assert!(cut_again(&|_| {}));
+        assert!(!cut_again(&|b| b[0] = 0), "a complete checksum");
+        assert!(!cut_again(&|b| b[VnetHdr::LEN + 47] = 0x12), "SYN-ACK");
+        assert!(!cut_again(&|b| b[VnetHdr::LEN + 17] -= 1), "bytes behind the packet");
+        let udp = |b: &mut Vec<u8>| {
+            b[VnetHdr::LEN + 23] = 17;
+            b[8] = 6;
+        };
+        assert!(!cut_again(&udp), "UDP");
     }
 
     #[test]

@@ -1,11 +1,17 @@
 //! From a TAP to the underlay: frames are read to where they are sealed ([`Cutter`]), and leave in trains.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Instant;
 
-use weft_dataplane::{DropReason, LastSender, MAX_ANSWER_LEN, PeerIdx, Snapshot, Verdict, write_answer};
+use weft_dataplane::{
+    DropReason, LastSender, MAX_ANSWER_LEN, MAX_TOO_BIG_LEN, Packet, PathView, PeerIdx, Snapshot, Verdict,
+    complete_checksum, write_answer, write_too_big,
+};
 use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
-use weft_wire::{HEADER_LEN, InnerHeader, Mac, NetworkId, PeerId};
+use weft_wire::{
+    FRAGMENT_HEADER_LEN, FragmentHeader, HEADER_LEN, InnerHeader, InnerKind, Mac, NetworkId, PeerId,
+};
 
 use crate::NodeInput;
 use crate::cutter::{Cut, Cutter, OVERHEAD, PREFIX_LEN, Run};
@@ -91,7 +97,7 @@ impl Egress {
             };
             n_reads += 1;
             turn_len += run.len();
-            let end = turn.forward(&mut self.cutter.buf, run);
+            let end = turn.forward(&mut self.cutter, run);
             position = if turn.train.is_some() { end } else { 0 };
         }
         turn.flush(&self.cutter.buf);
@@ -104,15 +110,18 @@ impl Egress {
 
 impl Turn<'_> {
     /// Sends a run or joins it to the waiting train. Returns where the next frame may start.
-    fn forward(&mut self, buf: &mut [u8], run: Run) -> usize {
-        let frame =
-            buf.get(run.start + PREFIX_LEN..run.start + PREFIX_LEN + run.frame_len).unwrap_or_default();
+    fn forward(&mut self, cutter: &mut Cutter, run: Run) -> usize {
+        let buf = &mut cutter.buf;
+        let frame = buf.get(run.frame(0)).unwrap_or_default();
         let Some(view) = self.snapshot.networks.get(&self.network) else {
             self.context.drop(DropReason::UnknownNetwork, run.n as u64);
             return run.start;
         };
         match view.outgoing(self.network, frame, &mut self.last_sender) {
             Verdict::Unicast(peer) => {
+                if run.frame_len > self.path(peer).max_frame_len() {
+                    return self.forward_long(cutter, run, peer);
+                }
                 if self.seal(buf, run, peer) {
                     self.join(buf, run, peer);
                     return run.end();
@@ -129,6 +138,88 @@ impl Turn<'_> {
             Verdict::Ignore => {}
         }
         run.start
+    }
+
+    #[inline]
+    fn path(&self, peer: PeerIdx) -> PathView {
+        self.snapshot.peers.get(peer).map_or(PathView::UNLIMITED, |peer| peer.path)
+    }
+
+    /// Sends a run that is longer than the path to its peer carries: TCP in shorter segments, other frames in parts, unless
+    /// their senders can be told to send less. Returns where the next frame may start.
+    fn forward_long(&mut self, cutter: &mut Cutter, run: Run, peer: PeerIdx) -> usize {
+        let path = self.path(peer);
+        if let Some(run) = cutter.recut(run, path.max_frame_len()) {
+            add(&self.context.mailbox.stats.recut, 1);
+            if self.seal(&mut cutter.buf, run, peer) {
+                self.join(&cutter.buf, run, peer);
+                return run.end();
+            }
+            return run.start;
+        }
+        let buf = &mut cutter.buf;
+        // What waits is older.
+        self.flush(buf);
+        for i in 0..run.n {
+            let frame = buf.get_mut(run.frame(i)).unwrap_or_default();
+            if path.limited && self.tell_too_big(frame, path) {
+                continue;
+            }
+            complete(frame, run.kind);
+            self.send_in_parts(buf, run.frame(i), run.end(), peer);
+        }
+        run.start
+    }
+
+    /// Tells the container that sent `frame` to send shorter ones, and counts it as dropped. `false` when there is nobody
+    /// to be told.
+    fn tell_too_big(&mut self, frame: &[u8], path: PathView) -> bool {
+        let mut message = [0; MAX_TOO_BIG_LEN];
+        let Some(len) = write_too_big(frame, path.max_frame_len(), &mut message) else { return false };
+        // What is sent to who sent it.
+        let told = frame.get(6..).and_then(<[u8]>::first_chunk).map(|mac| Mac(*mac));
+        // The clock is read for such frames alone.
+        if told.is_some_and(|mac| self.limits.too_big(mac, Instant::now())) {
+            self.context.drop(DropReason::PathMtu, 1);
+            self.context.write(self.tap, message.get(..len).unwrap_or_default());
+        } else {
+            self.context.drop(DropReason::PathMtuAgain, 1);
+        }
+        true
+    }
+
+    /// Sends a frame with complete checksums in parts, which are made from `start` in the buffer on.
+    fn send_in_parts(&self, buf: &mut [u8], frame: Range<usize>, start: usize, peer: PeerIdx) {
+        let max_part_len = self.path(peer).max_frame_len().saturating_sub(FRAGMENT_HEADER_LEN);
+        let Some(first) = FragmentHeader::first(frame.len(), max_part_len) else {
+            return self.context.drop(DropReason::TooLong, 1);
+        };
+        let n = usize::from(first.count());
+        let parts = Run {
+            start,
+            frame_len: FRAGMENT_HEADER_LEN + first.part_len(),
+            last_len: FRAGMENT_HEADER_LEN + frame.len() - (n - 1) * first.part_len(),
+            n,
+            kind: InnerKind::Fragment,
+        };
+        if parts.end() > buf.len() {
+            return self.context.drop(DropReason::Unsupported, 1);
+        }
+        for (i, header) in first.all().enumerate() {
+            let part = header.range();
+            let (head, body) = (parts.frame(i), frame.start + part.start..frame.start + part.end);
+            buf.copy_within(body, head.start + FRAGMENT_HEADER_LEN);
+            if let Some(to) = buf.get_mut(head).and_then(<[u8]>::first_chunk_mut) {
+                *to = header.to_bytes();
+            }
+        }
+        if let Some(view) = self.snapshot.peers.get(peer)
+            && self.seal(buf, parts, peer)
+        {
+            add(&self.context.mailbox.stats.fragmented, 1);
+            let datagrams = buf.get(parts.start..parts.end()).unwrap_or_default();
+            self.send(datagrams, parts.stride(), n, view.remote, view.id);
+        }
     }
 
     /// Writes the answer to a question for an address back to the TAP.
@@ -250,9 +341,14 @@ impl Turn<'_> {
         // What waits is older.
         self.flush(buf);
         let copy = Run { start: run.end(), ..run };
+        let mut n_long = 0;
         for &member in peers {
             if buf.len() < copy.end() {
                 return;
+            }
+            if run.frame_len > self.path(member).max_frame_len() {
+                n_long += 1;
+                continue;
             }
             buf.copy_within(run.start..run.end(), copy.start);
             if let Some(peer) = self.snapshot.peers.get(member)
@@ -262,5 +358,34 @@ impl Turn<'_> {
                 self.send(datagrams, copy.stride(), copy.n, peer.remote, peer.id);
             }
         }
+        if n_long > 0 {
+            self.replicate_in_parts(buf, run, peers);
+        }
     }
+
+    /// Sends a run to those of `peers` whose paths carry less. Nobody is told of what went to a group.
+    fn replicate_in_parts(&self, buf: &mut [u8], run: Run, peers: &[PeerIdx]) {
+        for i in 0..run.n {
+            complete(buf.get_mut(run.frame(i)).unwrap_or_default(), run.kind);
+            for &member in peers {
+                if run.frame_len <= self.path(member).max_frame_len() {
+                    continue;
+                }
+                self.send_in_parts(buf, run.frame(i), run.end(), member);
+            }
+        }
+    }
+}
+
+/// Completes the checksum of a frame of `kind`.
+fn complete(frame: &mut [u8], kind: InnerKind) {
+    if kind != InnerKind::FramePartial {
+        return;
+    }
+    let Some(packet) = Packet::parse(frame) else { return };
+    let len = packet.end.min(frame.len());
+    let covered = frame.get_mut(..len).unwrap_or_default();
+    // It parsed, so the field is inside.
+    let completed = complete_checksum(covered, packet.l4, packet.transport.checksum_offset());
+    debug_assert!(completed);
 }

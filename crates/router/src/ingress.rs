@@ -5,8 +5,11 @@
 //! not join datagrams to trains, many are received by one call, and frames are joined over all of them.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
-use weft_dataplane::{Coalescer, DropReason, LastSender, SessionView, Snapshot, VnetHdr};
+use weft_dataplane::{
+    Coalescer, DropReason, FragmentKey, LastSender, Reassembly, SessionView, Snapshot, VnetHdr, clamp_mss,
+};
 use weft_noise::{OpenError, RecvLane};
 use weft_sys::{MAX_DATAGRAM_LEN, Received, Tap};
 use weft_wire::{
@@ -34,6 +37,7 @@ pub(crate) struct Ingress {
     /// are in the cache.
     singles: bool,
     coalescer: Coalescer,
+    reassembly: Reassembly,
     /// The last address change that the node was told of.
     roamed: Option<(u32, SocketAddr)>,
 }
@@ -47,8 +51,14 @@ struct Writer<'a> {
 
 impl Ingress {
     pub(crate) fn new() -> Self {
-        // Pages are made by the kernel when they are first written to: a place that is never used costs nothing.
-        Self { buf: vec![0; BATCH * STRIDE], singles: false, coalescer: Coalescer::new(), roamed: None }
+        Self {
+            // Pages are made by the kernel when they are first written to: a place that is never used costs nothing.
+            buf: vec![0; BATCH * STRIDE],
+            singles: false,
+            coalescer: Coalescer::new(),
+            reassembly: Reassembly::default(),
+            roamed: None,
+        }
     }
 
     /// Takes what the socket has, up to a limit; whether there were frames.
@@ -142,10 +152,30 @@ impl Ingress {
                         moved = true;
                         let frame = at + PREFIX_LEN..end - TAG_LEN;
                         let partial = inner.kind == InnerKind::FramePartial;
+                        if opener.clamp.is_some_and(|max| clamp_mss(payload, partial, max)) {
+                            add(&context.mailbox.stats.mss_clamped, 1);
+                        }
                         writer.frame(&mut self.buf, taps, inner.network, frame, partial);
                     }
                     Err(reason) => context.drop(reason, 1),
                 },
+                InnerKind::Fragment => {
+                    let key = FragmentKey { receiver: header.receiver, counter: header.counter };
+                    // The clock is read for such frames alone.
+                    match self.reassembly.offer(key, inner.network, payload, Instant::now()) {
+                        Ok(None) => {}
+                        Ok(Some(whole)) => {
+                            // What waits is older.
+                            writer.flush(&mut self.buf);
+                            moved |= opener.write_whole(context, taps, inner.network, whole);
+                        }
+                        Err(reason) => context.drop(reason, 1),
+                    }
+                    match self.reassembly.take_lost() {
+                        0 => {}
+                        n => context.drop(DropReason::FragmentLost, n),
+                    }
+                }
             }
         }
         writer.flush(&mut self.buf);
@@ -168,12 +198,16 @@ struct Opener<'s> {
     n_opened: u64,
     n_frames: u64,
     frames_len: u64,
+    /// The longest frame that goes back whole, where that is less than the containers' MTU.
+    clamp: Option<usize>,
 }
 
 impl<'s> Opener<'s> {
     fn new(snapshot: &'s Snapshot, receiver: ReceiverIndex) -> Option<Self> {
         let view = snapshot.sessions.get(&receiver.session())?;
         let lane = view.recv.lane(receiver.lane());
+        let path = snapshot.peers.get(view.peer).map(|peer| peer.path).filter(|path| path.limited);
+        let clamp = path.map(|path| path.max_frame_len());
         Some(Self {
             receiver,
             view,
@@ -184,6 +218,7 @@ impl<'s> Opener<'s> {
             n_opened: 0,
             n_frames: 0,
             frames_len: 0,
+            clamp,
         })
     }
 
@@ -228,6 +263,23 @@ impl<'s> Opener<'s> {
         } else if roamed.is_some_and(|(s, _)| s == session) {
             *roamed = None;
         }
+    }
+
+    /// Writes a frame that was put together, virtio-net header first; whether it was let in.
+    fn write_whole(&mut self, context: &Context, taps: &Taps, network: NetworkId, whole: &[u8]) -> bool {
+        add(&context.mailbox.stats.reassembled, 1);
+        let frame = whole.get(VnetHdr::LEN..).unwrap_or_default();
+        if let Err(reason) = self.admit(network, frame) {
+            context.drop(reason, 1);
+            return false;
+        }
+        self.frames_len += frame.len() as u64;
+        self.n_frames += 1;
+        match taps.of(network) {
+            Some(tap) => context.write(tap, whole),
+            None => context.drop(DropReason::UnknownNetwork, 1),
+        }
+        true
     }
 
     /// As [`Snapshot::incoming`].

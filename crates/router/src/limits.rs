@@ -13,6 +13,8 @@ const N_ADDRESSES: usize = 16;
 
 /// Group reports of one container a second; a container in many groups sends a report for each.
 const MAX_REPORTS: u32 = 64;
+/// Times that one container is told a second that its packets are too long.
+const MAX_TOO_BIG: u32 = 64;
 /// Containers share these by their address, so that one that reports without end silences few others.
 const N_BUCKETS: usize = 16;
 
@@ -21,14 +23,23 @@ const N_BUCKETS: usize = 16;
 pub(crate) struct Limits {
     pub(crate) asked: Asked,
     reports: [Rate; N_BUCKETS],
+    too_big: [Rate; N_BUCKETS],
 }
 
 impl Limits {
     /// Whether the node is to be handed one more report of `mac`.
     pub(crate) fn report(&mut self, mac: Mac, now: Instant) -> bool {
-        let bucket = usize::from(mac.0[5]) % N_BUCKETS;
-        self.reports.get_mut(bucket).is_some_and(|rate| rate.take(MAX_REPORTS, now))
+        self.reports.get_mut(bucket(mac)).is_some_and(|rate| rate.take(MAX_REPORTS, now))
     }
+
+    /// Whether `mac` is to be told once more that its packets are too long.
+    pub(crate) fn too_big(&mut self, mac: Mac, now: Instant) -> bool {
+        self.too_big.get_mut(bucket(mac)).is_some_and(|rate| rate.take(MAX_TOO_BIG, now))
+    }
+}
+
+fn bucket(mac: Mac) -> usize {
+    usize::from(mac.0[5]) % N_BUCKETS
 }
 
 /// So many in a second.

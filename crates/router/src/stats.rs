@@ -20,6 +20,13 @@ pub(crate) struct WorkerStats {
     pub(crate) tap_writes: AtomicU64,
     /// Super-frames that did not land in place.
     pub(crate) mispredicted: AtomicU64,
+    /// Super-frames cut again, for a path that carries less.
+    pub(crate) recut: AtomicU64,
+    /// Frames sent in parts, and frames put together.
+    pub(crate) fragmented: AtomicU64,
+    pub(crate) reassembled: AtomicU64,
+    /// SYNs whose segment size was lowered.
+    pub(crate) mss_clamped: AtomicU64,
 }
 
 impl WorkerStats {
@@ -55,6 +62,14 @@ pub struct RouterStats {
     pub tap_writes: u64,
     /// Super-frames whose payload had to be moved into place.
     pub mispredicted: u64,
+    /// TCP frames and super-frames cut again, since the path to their peer carries less than the containers' MTU.
+    pub recut: u64,
+    /// Frames sent in parts, for the same reason.
+    pub fragmented: u64,
+    /// Frames put together from parts.
+    pub reassembled: u64,
+    /// TCP connections' maximum segment sizes that were lowered.
+    pub mss_clamped: u64,
     /// Whether trains leave in one call (`UDP_SEGMENT`).
     pub sends_trains: bool,
     /// Whether trains arrive in one call (`UDP_GRO`).
@@ -79,6 +94,10 @@ impl RouterStats {
             tap_reads: total(|w| &w.tap_reads),
             tap_writes: total(|w| &w.tap_writes),
             mispredicted: total(|w| &w.mispredicted),
+            recut: total(|w| &w.recut),
+            fragmented: total(|w| &w.fragmented),
+            reassembled: total(|w| &w.reassembled),
+            mss_clamped: total(|w| &w.mss_clamped),
             sends_trains: false,
             receives_trains: false,
         }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use weft_dataplane::{DropReason, PeerView, SessionActivity, SessionView, Snapshot};
+use weft_dataplane::{DropReason, PathView, PeerView, SessionActivity, SessionView, Snapshot};
 use weft_noise::{RecvSession, SendSession, Suite};
 use weft_router::{NodeInput, Router, RouterConfig};
 use weft_wire::{HEADER_LEN, Header, InnerHeader, InnerKind, Lane, MessageType, NetworkId, PeerId};
@@ -21,6 +21,7 @@ fn snapshot(activity: &Arc<SessionActivity>) -> Snapshot {
         remote: (Ipv4Addr::LOCALHOST, 9).into(),
         send: None,
         counters: Arc::default(),
+        path: PathView::UNLIMITED,
     };
     let recv = Arc::new(RecvSession::new(Suite::ChaCha20Poly1305, &KEY));
     let session = SessionView { peer: 0, recv, activity: Arc::clone(activity) };

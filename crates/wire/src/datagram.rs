@@ -162,6 +162,8 @@ pub enum InnerKind {
     Control = 3,
     /// Nothing: shows that the sender lives.
     Keepalive = 4,
+    /// A part of an Ethernet frame whose checksums are complete: a [`FragmentHeader`](crate::FragmentHeader) and bytes.
+    Fragment = 5,
 }
 
 /// The sealed inner header.
@@ -196,6 +198,7 @@ impl InnerHeader {
             2 => InnerKind::FramePartial,
             3 => InnerKind::Control,
             4 => InnerKind::Keepalive,
+            5 => InnerKind::Fragment,
             _ => return None,
         };
         Some(Self { kind, ttl: head[1], network: NetworkId::from_u48(u64::from_be_bytes(*head)) })

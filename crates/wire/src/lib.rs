@@ -4,6 +4,7 @@
 //! controls never index and never panic: they return `None`.
 
 mod datagram;
+mod fragment;
 mod id;
 mod mtu;
 
@@ -11,9 +12,11 @@ pub use datagram::{
     HEADER_LEN, Header, INNER_HEADER_LEN, InnerHeader, InnerKind, Lane, MessageType, N_LANES, ReceiverIndex,
     TAG_LEN,
 };
+pub use fragment::{FRAGMENT_HEADER_LEN, FragmentHeader, MAX_FRAGMENTS};
 pub use id::{EndpointId, Mac, NetworkId, ParseIdError, PeerId};
 pub use mtu::{
-    AddressFamily, DEFAULT_UNDERLAY_MTU, ETHERNET_HEADER_LEN, MIN_OVERLAY_MTU, overhead, overlay_mtu,
+    AddressFamily, DEFAULT_UNDERLAY_MTU, ETHERNET_HEADER_LEN, MIN_OVERLAY_MTU, MIN_UNDERLAY_MTU, overhead,
+    overlay_mtu,
 };
 
 /// UDP port for control and data when none is set.

@@ -9,6 +9,9 @@ pub const DEFAULT_UNDERLAY_MTU: u16 = 1500;
 /// The least MTU an overlay network may have: IPv6's minimum (RFC 8200, section 5).
 pub const MIN_OVERLAY_MTU: u16 = 1280;
 
+/// What every path carries: IPv6's minimum, and what the Internet is built for. A frame that does not fit goes in parts.
+pub const MIN_UNDERLAY_MTU: u16 = 1280;
+
 /// Family of the underlay's addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressFamily {

@@ -4,6 +4,8 @@
 //! c0 eth0 -- veth -- bridge -- TAP -- router 0 == veth, MTU 1500 == router 1 -- TAP -- bridge -- veth -- eth0 c1
 //!                     (namespace h0)                                 (namespace h1)
 //! ```
+//!
+//! With [`Plan::black_hole`] a namespace `m` that routes stands between h0 and h1.
 
 #![allow(dead_code, reason = "every user takes a part of it")]
 
@@ -15,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use arc_swap::ArcSwap;
 use weft_dataplane::{
-    Neighbor, NetworkView, Owner, PeerCounters, PeerView, SessionActivity, SessionView, Snapshot,
+    Neighbor, NetworkView, Owner, PathView, PeerCounters, PeerView, SessionActivity, SessionView, Snapshot,
 };
 use weft_noise::{RecvSession, SendSession, Suite};
 use weft_router::{NodeInput, Router, RouterConfig};
@@ -33,6 +35,10 @@ pub(crate) struct Plan {
     pub n_workers: usize,
     pub overlay_mtu: u16,
     pub underlay_mtu: u16,
+    /// What a router in the middle lets through towards host 0 and host 1; of the rest it says nothing. IPv4 only.
+    pub black_hole: Option<[u16; 2]>,
+    /// What the snapshot says of the path from host 0 and from host 1.
+    pub paths: [PathView; 2],
 }
 
 impl Default for Plan {
@@ -43,6 +49,8 @@ impl Default for Plan {
             n_workers: 2,
             overlay_mtu: 1418,
             underlay_mtu: 1500,
+            black_hole: None,
+            paths: [PathView::UNLIMITED; 2],
         }
     }
 }
@@ -107,20 +115,43 @@ impl Bed {
             run(&format!("ip netns add {ns}"))?;
             run(&format!("ip -n {ns} link set lo up"))?;
         }
-        let (h0, h1) = (bed.ns("h0"), bed.ns("h1"));
-        run(&format!("ip -n {h0} link add eth0 type veth peer name eth0 netns {h1}"))?;
-        for i in 0..2 {
-            let h = bed.ns(&format!("h{i}"));
-            run(&format!("ip -n {h} link set eth0 mtu {} up", plan.underlay_mtu))?;
-            run(&format!("ip -n {h} addr add {}/24 dev eth0", bed.underlay_v4(i)))?;
-            run(&format!("ip -n {h} addr add {}/64 dev eth0 nodad", bed.underlay_v6(i)))?;
-        }
+        bed.join_hosts()?;
         for (i, mac) in MACS.into_iter().enumerate() {
             bed.start_router(i)?;
             bed.overlay(i, "w", "tap", plan.overlay_mtu, mac)?;
             bed.publish(i, |_| {});
         }
         Ok(bed)
+    }
+
+    fn join_hosts(&self) -> Result<()> {
+        let mtu = self.plan.underlay_mtu;
+        let (h0, h1) = (self.ns("h0"), self.ns("h1"));
+        let Some(carries) = self.plan.black_hole else {
+            run(&format!("ip -n {h0} link add eth0 type veth peer name eth0 netns {h1}"))?;
+            for (i, h) in [h0, h1].into_iter().enumerate() {
+                run(&format!("ip -n {h} link set eth0 mtu {mtu} up"))?;
+                run(&format!("ip -n {h} addr add {}/24 dev eth0", self.underlay_v4(i)))?;
+                run(&format!("ip -n {h} addr add {}/64 dev eth0 nodad", self.underlay_v6(i)))?;
+            }
+            return Ok(());
+        };
+        let m = self.ns("m");
+        run(&format!("ip netns add {m}"))?;
+        run(&format!("ip netns exec {m} sysctl -qw net.ipv4.ip_forward=1"))?;
+        run(&format!("ip netns exec {m} nft add table ip silent"))?;
+        let chain = "{ type filter hook output priority 0; policy drop; }";
+        run(&format!("ip netns exec {m} nft add chain ip silent out {chain}"))?;
+        for (i, h) in [h0, h1].into_iter().enumerate() {
+            run(&format!("ip -n {m} link add to{i} mtu {mtu} type veth peer name eth0 netns {h} mtu {mtu}"))?;
+            run(&format!("ip netns exec {m} sysctl -qw net.ipv4.conf.to{i}.proxy_arp=1"))?;
+            run(&format!("ip -n {m} link set to{i} up"))?;
+            run(&format!("ip -n {h} link set eth0 up"))?;
+            run(&format!("ip -n {h} addr add {}/32 dev eth0", self.underlay_v4(i)))?;
+            run(&format!("ip -n {h} route add {} dev eth0", self.underlay_v4(1 - i)))?;
+            run(&format!("ip -n {m} route add {} dev to{i} mtu lock {}", self.underlay_v4(i), carries[i]))?;
+        }
+        Ok(())
     }
 
     fn start_router(&mut self, i: usize) -> Result<()> {
@@ -208,6 +239,7 @@ impl Bed {
             remote: self.underlay(other),
             send: Some(Arc::clone(&self.sessions[i])),
             counters: Arc::new(PeerCounters::default()),
+            path: self.plan.paths[i],
         };
         let recv = self.snapshots[i].load().sessions.get(&(100 + i as u32)).map_or_else(
             || Arc::new(RecvSession::new(self.plan.suite, &session_key(other))),
@@ -264,7 +296,7 @@ impl Drop for Bed {
         for router in self.routers.iter_mut().filter_map(Option::take) {
             router.shutdown();
         }
-        for name in ["c0", "c1", "h0", "h1"] {
+        for name in ["c0", "c1", "h0", "h1", "m"] {
             // Those that were never made are no loss.
             let _ = run(&format!("ip netns del {}", self.ns(name)));
         }

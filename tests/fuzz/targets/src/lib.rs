@@ -7,6 +7,7 @@ mod bytes;
 mod control;
 mod data;
 mod docker;
+mod fragments;
 mod gossip;
 mod groups;
 mod handshake;
@@ -20,6 +21,7 @@ mod web;
 pub use control::control;
 pub use data::data;
 pub use docker::docker;
+pub use fragments::fragments;
 pub use gossip::gossip;
 pub use groups::groups;
 pub use handshake::handshake;
@@ -52,4 +54,5 @@ pub const TARGETS: &[Target] = &[
     Target { name: "state_record", run: state_record },
     Target { name: "state_file", run: state_file },
     Target { name: "services", run: services },
+    Target { name: "fragments", run: fragments },
 ];

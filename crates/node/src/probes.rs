@@ -1,0 +1,52 @@
+//! Probing the paths to the neighbors: what they carry is in the snapshot, and in the report.
+
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use rand::CryptoRng;
+use weft_wire::{ETHERNET_HEADER_LEN, PeerId};
+
+use crate::control::Control;
+use crate::node::Node;
+use crate::path_mtu::Probe;
+
+impl Node {
+    /// The interface refused a train to `peer` whose longest frame has `frame_len` bytes.
+    pub fn handle_too_long(&mut self, peer: PeerId, frame_len: usize, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        let before = peer.path_mtu.view();
+        peer.path_mtu.refused(frame_len.saturating_sub(ETHERNET_HEADER_LEN), now);
+        self.dirty |= peer.path_mtu.view() != before;
+        self.next_probe = self.next_probe.min(now);
+    }
+
+    pub(crate) fn handle_probe_ack(&mut self, peer: PeerId, nonce: u32, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&peer) else { return };
+        self.dirty |= peer.path_mtu.answered(nonce, now);
+        self.next_probe = self.next_probe.min(peer.path_mtu.deadline());
+    }
+
+    /// Sends the probes that are due.
+    pub(crate) fn probe_paths(&mut self, now: Instant, rng: &mut impl CryptoRng) {
+        let networks = &self.networks;
+        let mut due: Vec<(u32, Probe)> = Vec::new();
+        // Peers that become neighbors ask to be looked at.
+        self.next_probe = now + crate::node::TICK * 4;
+        for peer in self.peers.values_mut().filter(|peer| peer.is_neighbor) {
+            let Some(session) = peer.current.and_then(|number| self.sessions.get(&number)) else { continue };
+            let shared = self.mesh.networks_of(peer.id).filter_map(|id| networks.get(&id));
+            let Some(ceiling) = shared.map(|network| network.overlay_mtu).max() else { continue };
+            let before = peer.path_mtu.view();
+            peer.path_mtu.aim(session.remote, ceiling, now);
+            let n_sent = peer.counters.n_sent.load(Ordering::Relaxed);
+            let probes = peer.path_mtu.poll(n_sent, peer.rtt, now, rng);
+            due.extend(probes.into_iter().map(|probe| (session.number, probe)));
+            self.dirty |= peer.path_mtu.view() != before;
+            self.next_probe = self.next_probe.min(peer.path_mtu.deadline());
+        }
+        for (number, probe) in due {
+            let frame_len = usize::from(probe.overlay_mtu) + ETHERNET_HEADER_LEN;
+            self.say_on(number, &Control::probe(probe.nonce, frame_len), false, now);
+        }
+    }
+}
