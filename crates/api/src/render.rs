@@ -168,7 +168,7 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
             peer.id.as_deref().map_or_else(dash, short),
             peer.state.to_string(),
             peer.address.map_or_else(dash, |address| address.to_string()),
-            peer.path.map_or_else(dash, |path| path.to_string()),
+            path(peer),
             peer.rtt_us.map_or_else(dash, |us| format!("{}.{:03} ms", us / 1000, us % 1000)),
             peer.path_mtu.map_or_else(dash, |mtu| mtu.to_string()),
             peer.session_age.map_or_else(dash, span),
@@ -178,6 +178,14 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
         ]
     };
     std::iter::once(heading(&names)).chain(peers.iter().map(row)).collect()
+}
+
+fn path(peer: &PeerStatus) -> String {
+    match (&peer.via, peer.path) {
+        (Some(via), _) => format!("via {via}"),
+        (None, Some(path)) => path.to_string(),
+        (None, None) => dash(),
+    }
 }
 
 fn networks(networks: &[NetworkStatus]) -> Vec<Row> {

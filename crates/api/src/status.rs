@@ -123,6 +123,9 @@ pub struct PeerStatus {
     pub address: Option<SocketAddr>,
     /// `None` without a session.
     pub path: Option<PathKind>,
+    /// Name of the peer through which datagrams go; `None` when they go directly.
+    #[serde(default)]
+    pub via: Option<String>,
     /// Smoothed round trip to it in microseconds, of pings inside the session.
     #[serde(default)]
     pub rtt_us: Option<u64>,

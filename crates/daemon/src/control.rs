@@ -260,6 +260,7 @@ fn counters(stats: &weft_router::RouterStats) -> BTreeMap<String, u64> {
         ("frames_sent_in_parts", stats.fragmented),
         ("frames_put_together", stats.reassembled),
         ("tcp_mss_lowered", stats.mss_clamped),
+        ("datagrams_handed_on", stats.handed_on),
         ("udp_segmentation_offload", stats.sends_trains.into()),
         ("udp_receive_offload", stats.receives_trains.into()),
     ]
@@ -278,18 +279,26 @@ pub(crate) fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> Peer
         (None, PathState::Cut) => Some(format!(
             "alive, as other hosts say, but does not answer this one: check that UDP port {port} is open both ways"
         )),
+        (None, PathState::Relayed) => Some(format!(
+            "does not answer this host directly, so another one hands on: check that UDP port {port} is open both ways"
+        )),
         (None, PathState::Up | PathState::Connecting) => None,
     };
     PeerStatus {
         id: peer.id.map(|id| id.to_string()),
         name: Some(peer.name.clone()).filter(|name| !name.is_empty()),
         state: match peer.state {
-            PathState::Up => PeerState::Connected,
+            PathState::Up | PathState::Relayed => PeerState::Connected,
             PathState::Connecting => PeerState::Connecting,
             PathState::Cut | PathState::NoAnswer => PeerState::Down,
         },
         address: peer.address,
-        path: (peer.state == PathState::Up).then_some(PathKind::Direct),
+        path: match peer.state {
+            PathState::Up => Some(PathKind::Direct),
+            PathState::Relayed => Some(PathKind::Relay),
+            _ => None,
+        },
+        via: peer.via.clone(),
         rtt_us: peer.rtt.and_then(|rtt| rtt.as_micros().try_into().ok()),
         same_secret: peer.same_secret,
         path_mtu: peer.path_mtu,

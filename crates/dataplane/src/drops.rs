@@ -83,6 +83,12 @@ drop_reasons! {
     PathMtuAgain = "path_mtu_again",
     /// From a peer: parts of frames of which other parts did not come in time, and parts that found no room.
     FragmentLost = "fragment_lost",
+    /// The peer is reached over a relay, and there is none.
+    NoRelay = "no_relay",
+    /// From a peer: to be handed on, to one that this host does not reach directly.
+    RelayUnknown = "relay_unknown",
+    /// From a peer: to be handed on, more than one peer may have.
+    RelayLimited = "relay_limited",
 }
 
 /// One counter a reason. Written by one thread, read by any.

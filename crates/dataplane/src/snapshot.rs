@@ -63,6 +63,8 @@ pub struct Snapshot {
     pub peers: Vec<PeerView>,
     /// The sessions that may receive, by this host's number (28 bits). A peer has several around a rekey.
     pub sessions: FastMap<u32, SessionView>,
+    /// To whom this host may hand on: the peers that it reaches directly.
+    pub served: FastMap<PeerId, PeerIdx>,
 }
 
 /// One network. The default has neither members nor addresses, checks senders, and so lets no packet through.
@@ -134,6 +136,8 @@ pub struct PeerView {
     pub counters: Arc<PeerCounters>,
     /// What the way there carries.
     pub path: PathView,
+    /// Who hands its datagrams on. Its own `remote` is then no address of the underlay.
+    pub relay: Option<PeerIdx>,
 }
 
 /// What fits into the datagrams of one path, in one direction.

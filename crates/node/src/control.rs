@@ -39,6 +39,11 @@ pub(crate) enum Control<'a> {
         /// As asked.
         nonce: u32,
     },
+    /// The receiver hands on between the sender and a third peer, and is to keep its sessions with both.
+    Relay {
+        /// The third.
+        with: PeerId,
+    },
 }
 
 impl Control<'_> {

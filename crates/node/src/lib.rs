@@ -16,6 +16,7 @@ mod node;
 mod path_mtu;
 mod peer;
 mod probes;
+mod relay;
 mod services;
 mod sessions;
 mod snapshot;

@@ -193,6 +193,8 @@ pub struct Node {
     pub(crate) attempts: HashMap<u64, crate::sessions::Attempt>,
     pub(crate) next_tag: u64,
     pub(crate) next_tick: Instant,
+    /// When relays are told next for whom they are needed.
+    pub(crate) next_relay_word: Instant,
     /// When a path is to be probed next.
     pub(crate) next_probe: Instant,
     pub(crate) rekey_after: Duration,
@@ -251,6 +253,7 @@ impl Node {
             attempts: HashMap::new(),
             next_tag: 1,
             next_tick: now,
+            next_relay_word: now,
             next_probe: now,
             rekey_after: config.rekey_after,
             outbox: VecDeque::new(),
@@ -430,6 +433,7 @@ impl Node {
             self.update_secrets();
         }
         self.watch_sessions(now);
+        self.update_relays(now);
         self.keep_alive(now, rng);
         self.dial(now, rng);
         self.pump(now);
@@ -471,5 +475,6 @@ impl Node {
 
 /// An IPv4 address in IPv6 clothes and the same address plain are one.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    // A peer's id in the clothes of a relayed address stays.
+    if address.port() == 0 { address } else { SocketAddr::new(address.ip().to_canonical(), address.port()) }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rand::{CryptoRng, RngExt};
 use weft_dataplane::PathView;
-use weft_wire::{AddressFamily, MIN_UNDERLAY_MTU, overhead};
+use weft_wire::MIN_UNDERLAY_MTU;
 
 /// Rounds in which a size is not answered before it counts as too long.
 const MAX_TRIES: u8 = 3;
@@ -41,6 +41,15 @@ pub(crate) struct Probe {
     pub(crate) overlay_mtu: u16,
 }
 
+/// The way that frames to a peer take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Where they leave for: the peer, or its relay.
+    pub(crate) remote: SocketAddr,
+    /// What the underlay's packet has around the container's.
+    pub(crate) overhead: u16,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Search,
@@ -51,8 +60,8 @@ enum Phase {
 /// What is known of the path to one peer, in the direction to it.
 #[derive(Debug)]
 pub(crate) struct PathMtu {
-    /// What it is known of; `None`: nothing was tried.
-    remote: Option<SocketAddr>,
+    /// What is known is of this route; `None`: nothing was tried.
+    route: Option<Route>,
     /// What any path carries.
     base: u16,
     /// More is of no use.
@@ -80,20 +89,12 @@ pub(crate) struct PathMtu {
     n_sent: u64,
 }
 
-/// What any path to `remote` carries.
-fn base(remote: SocketAddr) -> u16 {
-    MIN_UNDERLAY_MTU - overhead_to(remote)
-}
-
-fn overhead_to(remote: SocketAddr) -> u16 {
-    overhead(if remote.is_ipv4() { AddressFamily::Ipv4 } else { AddressFamily::Ipv6 })
-}
-
 impl PathMtu {
     pub(crate) fn new(now: Instant) -> Self {
-        let base = MIN_UNDERLAY_MTU - overhead(AddressFamily::Ipv6);
+        // Until a route is known: less than any leaves.
+        let base = MIN_UNDERLAY_MTU - 200;
         Self {
-            remote: None,
+            route: None,
             base,
             ceiling: base,
             passes: base,
@@ -117,12 +118,12 @@ impl PathMtu {
         PathView { overlay_mtu: self.passes, limited: self.limited }
     }
 
-    /// Its path leads to `remote`, and more than `ceiling` is of no use. Nothing happens when both are known; another
-    /// address is another path.
-    pub(crate) fn aim(&mut self, remote: SocketAddr, ceiling: u16, now: Instant) {
-        if self.remote != Some(remote) {
-            self.remote = Some(remote);
-            self.base = base(remote);
+    /// Frames take `route`, and more than `ceiling` is of no use. Nothing happens when both are known; another route is
+    /// another path.
+    pub(crate) fn aim(&mut self, route: Route, ceiling: u16, now: Instant) {
+        if self.route != Some(route) {
+            self.route = Some(route);
+            self.base = MIN_UNDERLAY_MTU.saturating_sub(route.overhead);
             self.ceiling = ceiling.max(self.base);
             self.search_anew(now);
         } else if self.ceiling != ceiling.max(self.base) {
@@ -163,7 +164,7 @@ impl PathMtu {
         now: Instant,
         rng: &mut impl CryptoRng,
     ) -> Vec<Probe> {
-        if self.remote.is_none() || now < self.deadline() {
+        if self.route.is_none() || now < self.deadline() {
             return Vec::new();
         }
         match self.phase {
@@ -225,7 +226,7 @@ impl PathMtu {
             return vec![self.passes];
         }
         let open = |size: &u16| self.passes < *size && *size < self.fails;
-        let less = self.remote.map_or(0, overhead_to);
+        let less = self.route.map_or(0, |route| route.overhead);
         let mut sizes: Vec<u16> = USUAL.iter().filter_map(|mtu| mtu.checked_sub(less)).filter(open).collect();
         sizes.retain(|size| *size < self.ceiling);
         if open(&self.ceiling) {
@@ -331,12 +332,17 @@ mod tests {
 
     const CEILING: u16 = 1418;
 
+    fn route(remote: &str) -> Route {
+        let remote: SocketAddr = remote.parse().unwrap();
+        Route { remote, overhead: if remote.is_ipv4() { 82 } else { 102 } }
+    }
+
     impl Path {
         /// On an underlay of so many bytes.
         fn new(carries: u16, ceiling: u16) -> Self {
             let now = Instant::now();
             let mut mtu = PathMtu::new(now);
-            mtu.aim("192.0.2.1:6783".parse().unwrap(), ceiling, now);
+            mtu.aim(route("192.0.2.1:6783"), ceiling, now);
             let (rng, rtt) = (StdRng::seed_from_u64(5), Duration::from_millis(20));
             let (answers, seen) = (Vec::new(), Vec::new());
             Self { mtu, now, start: now, carries, rtt, loss: 0.0, rng, answers, n_probes: 0, n_sent: 0, seen }
@@ -478,7 +484,7 @@ mod tests {
     fn another_address_is_another_path_and_the_interfaces_word_counts_at_once() {
         let mut path = Path::new(1500, CEILING);
         path.settled();
-        path.mtu.aim("192.0.2.1:6783".parse().unwrap(), CEILING, path.now);
+        path.mtu.aim(route("192.0.2.1:6783"), CEILING, path.now);
         assert_eq!(path.mtu.view().overlay_mtu, CEILING, "nothing new");
         path.mtu.refused(1419, path.now);
         assert_eq!(path.mtu.view().overlay_mtu, CEILING, "more than was promised");
@@ -486,10 +492,10 @@ mod tests {
         path.mtu.refused(1418, path.now);
         assert_eq!(path.mtu.view().overlay_mtu, 1198);
         assert_eq!(path.settled(), PathView { overlay_mtu: 1368, limited: true });
-        path.mtu.aim("[2001:db8::1]:6783".parse().unwrap(), CEILING, path.now);
+        path.mtu.aim(route("[2001:db8::1]:6783"), CEILING, path.now);
         assert_eq!(path.mtu.view(), PathView { overlay_mtu: 1178, limited: false });
         path.settled();
-        path.mtu.aim("[2001:db8::1]:6783".parse().unwrap(), 1280, path.now);
+        path.mtu.aim(route("[2001:db8::1]:6783"), 1280, path.now);
         assert_eq!(path.settled(), PathView { overlay_mtu: path.mtu.passes, limited: false });
     }
 }

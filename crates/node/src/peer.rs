@@ -49,6 +49,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Whether its datagrams pass no relay.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.remote.port() != 0
+    }
+
     /// Whether anything was opened since the last call.
     pub(crate) fn take_heard(&mut self) -> bool {
         let n = self.activity.n_received.load(Ordering::Relaxed);
@@ -98,10 +103,20 @@ pub(crate) struct Peer {
     /// Where it was last reached.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) dial: Dial,
+    /// The same for the way over a relay, while there is no other.
+    pub(crate) relay_dial: Dial,
+    /// Who hands on to it, while it is cut off or has a session that came over a relay.
+    pub(crate) relay: Option<PeerId>,
+    /// It hands on for this host.
+    pub(crate) is_relay: bool,
+    /// Until when this host hands on to it for others.
+    pub(crate) served_until: Option<Instant>,
     /// The session to send on.
     pub(crate) current: Option<u32>,
     /// The last time that a datagram of the peer was opened.
     pub(crate) last_heard: Option<Instant>,
+    /// The same without those that came over a relay.
+    pub(crate) last_heard_directly: Option<Instant>,
     /// It shares a network with this host, so its session is kept.
     pub(crate) is_neighbor: bool,
     /// It does not answer directly though others say that it is alive.
@@ -111,6 +126,8 @@ pub(crate) struct Peer {
     pub(crate) ping: Option<(u32, Instant)>,
     /// Those that an operator asked for.
     echoes: VecDeque<(u32, Instant)>,
+    /// Pings on a direct session since the last answer.
+    pub(crate) n_unanswered: u32,
     /// Smoothed round trip, as RFC 6298 does.
     pub(crate) rtt: Option<Duration>,
     pub(crate) path_mtu: PathMtu,
@@ -128,19 +145,30 @@ impl Peer {
             name,
             address,
             dial: Dial::new(now),
+            relay_dial: Dial::new(now),
+            relay: None,
+            is_relay: false,
+            served_until: None,
             current: None,
             last_heard: None,
+            last_heard_directly: None,
             is_neighbor: false,
             is_cut: false,
             next_ping: now,
             ping: None,
             echoes: VecDeque::new(),
+            n_unanswered: 0,
             rtt: None,
             path_mtu: PathMtu::new(now),
             counters: Arc::default(),
             queue: VecDeque::new(),
             refused_us: None,
         }
+    }
+
+    /// Whether the session with it is kept though nothing is said.
+    pub(crate) fn is_kept(&self, now: Instant) -> bool {
+        self.is_neighbor || self.is_relay || self.served_until.is_some_and(|until| now < until)
     }
 
     pub(crate) fn enqueue(&mut self, message: Vec<u8>) {
@@ -166,6 +194,7 @@ impl Peer {
 
     /// Takes the answer to a ping.
     pub(crate) fn pong(&mut self, nonce: u32, now: Instant) {
+        self.n_unanswered = 0;
         let Some((_, at)) = self.ping.filter(|(asked, _)| *asked == nonce) else { return };
         self.ping = None;
         let sample = now.saturating_duration_since(at);

@@ -8,7 +8,7 @@ use weft_wire::{ETHERNET_HEADER_LEN, PeerId};
 
 use crate::control::Control;
 use crate::node::Node;
-use crate::path_mtu::Probe;
+use crate::path_mtu::{Probe, Route};
 
 impl Node {
     /// The interface refused a train to `peer` whose longest frame has `frame_len` bytes.
@@ -32,15 +32,22 @@ impl Node {
         let mut due: Vec<(u32, Probe)> = Vec::new();
         // Peers that become neighbors ask to be looked at.
         self.next_probe = now + crate::node::TICK * 4;
-        for peer in self.peers.values_mut().filter(|peer| peer.is_neighbor) {
-            let Some(session) = peer.current.and_then(|number| self.sessions.get(&number)) else { continue };
+        let neighbors = self.peers.values().filter(|peer| peer.is_neighbor);
+        let routes: Vec<(PeerId, u32, Route)> = neighbors
+            .filter_map(|peer| {
+                let session = self.sessions.get(&peer.current?)?;
+                Some((peer.id, session.number, self.route(session)?))
+            })
+            .collect();
+        for (id, number, route) in routes {
+            let Some(peer) = self.peers.get_mut(&id) else { continue };
             let shared = self.mesh.networks_of(peer.id).filter_map(|id| networks.get(&id));
             let Some(ceiling) = shared.map(|network| network.overlay_mtu).max() else { continue };
             let before = peer.path_mtu.view();
-            peer.path_mtu.aim(session.remote, ceiling, now);
+            peer.path_mtu.aim(route, ceiling, now);
             let n_sent = peer.counters.n_sent.load(Ordering::Relaxed);
             let probes = peer.path_mtu.poll(n_sent, peer.rtt, now, rng);
-            due.extend(probes.into_iter().map(|probe| (session.number, probe)));
+            due.extend(probes.into_iter().map(|probe| (number, probe)));
             self.dirty |= peer.path_mtu.view() != before;
             self.next_probe = self.next_probe.min(peer.path_mtu.deadline());
         }

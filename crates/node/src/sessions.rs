@@ -15,7 +15,7 @@ use weft_wire::{HEADER_LEN, INNER_HEADER_LEN, InnerHeader, InnerKind, Lane, Netw
 use crate::admission::RefusedPeer;
 use crate::control::Control;
 use crate::hello::Hello;
-use crate::node::{Event, KnownPeer, MAX_PEERS, Node, Transmit, canonical};
+use crate::node::{Event, KnownPeer, MAX_PEERS, Node, canonical};
 use crate::peer::{Peer, Session};
 
 /// How often a neighbor is pinged: also the keepalive of its session.
@@ -27,6 +27,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const IDLE_AFTER: Duration = Duration::from_secs(90);
 /// A neighbor that does not answer directly for this long is cut off from this host.
 const CUT_AFTER: Duration = Duration::from_millis(3500);
+/// So is one that is heard, and does not answer so many pings in a row: the way there is cut, the way back is not.
+const MAX_UNANSWERED: u32 = 6;
 /// A session on which nothing comes back for this long is doubted: the peer may have restarted.
 const DOUBT_AFTER: Duration = Duration::from_millis(1500);
 /// What was said to us is answered within this time, if only to show that the session works.
@@ -45,6 +47,8 @@ const MAX_CANDIDATES: usize = 4;
 enum Purpose {
     Seed(SocketAddr),
     Peer(PeerId),
+    /// The same, over a relay.
+    Relayed(PeerId),
 }
 
 /// Handshakes with all addresses of one peer, begun together.
@@ -56,7 +60,7 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     pub(crate) fn is_for(&self, peer: PeerId) -> bool {
-        self.purpose == Purpose::Peer(peer)
+        matches!(self.purpose, Purpose::Peer(id) | Purpose::Relayed(id) if id == peer)
     }
 }
 
@@ -106,6 +110,7 @@ impl Node {
                 self.say_on(number, &Control::ProbeAck { nonce }.to_bytes(), false, now);
             }
             Control::ProbeAck { nonce } => self.handle_probe_ack(id, nonce, now),
+            Control::Relay { with } => self.serve(id, with, now),
             Control::Refused(reason) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.refused_us = Some(reason);
@@ -146,7 +151,8 @@ impl Node {
     pub fn handle_roamed(&mut self, number: u32, from: SocketAddr) {
         let from = canonical(from);
         let Some(session) = self.sessions.get_mut(&number) else { return };
-        if session.remote == from {
+        // A session that began over a relay, or did not, stays so: only its ends change their minds.
+        if session.remote == from || from.port() == 0 || !session.is_direct() {
             return;
         }
         session.remote = from;
@@ -173,7 +179,7 @@ impl Node {
             }
         }
         while let Some((to, datagram)) = self.handshakes.poll_transmit() {
-            self.outbox.push_back(Transmit { to, datagram });
+            self.transmit(to, datagram);
         }
     }
 
@@ -291,20 +297,37 @@ impl Node {
     /// Sends on session `number` from now on, unless its peer has a younger one.
     fn use_session(&mut self, number: u32, now: Instant) {
         let Some(session) = self.sessions.get(&number) else { return };
-        let (id, born, remote, role) = (session.peer, session.born, session.remote, session.role);
-        let newest = self.sessions.values().filter(|s| s.peer == id && s.confirmed).map(|s| s.born).max();
+        let (id, born, role) = (session.peer, session.born, session.role);
+        let is_direct = session.is_direct();
+        let alike = |s: &&Session| s.peer == id && s.confirmed && s.is_direct() == is_direct;
+        let newest = self.sessions.values().filter(alike).map(|s| s.born).max();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if newest.is_some_and(|newest| newest > born) {
+            return;
+        }
+        let current = peer.current.and_then(|number| self.sessions.get(&number));
+        if !is_direct && !peer.is_cut && current.is_some_and(Session::is_direct) {
+            // The peer does not reach this host directly, and this host has not noticed yet.
+            if role == Role::Responder {
+                self.confirm(number, now);
+            }
             return;
         }
         if peer.current.replace(number).is_none() {
             peer.path_mtu.doubt(now);
         }
         peer.last_heard = Some(now);
-        peer.dial.reset(now);
+        if is_direct {
+            peer.last_heard_directly = Some(now);
+            peer.n_unanswered = 0;
+            peer.dial.reset(now);
+        } else {
+            peer.relay_dial.reset(now);
+        }
         peer.refused_us = None;
         peer.next_ping = now;
-        if remote.port() != 0 && std::mem::take(&mut peer.is_cut) {
+        if is_direct && std::mem::take(&mut peer.is_cut) {
+            peer.relay = None;
             let name = peer.name.clone();
             self.mesh.peer_reachable(id);
             self.events.push_back(Event::PathChanged { id, name, direct: true });
@@ -344,14 +367,21 @@ impl Node {
                     }
                 }
             }
+            Purpose::Relayed(id) => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.relay_dial.failed(now);
+                }
+            }
             Purpose::Peer(id) => {
                 // A peer may have called us while our call to it failed.
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.dial.failed(now);
-                    peer.queue.clear();
-                    let silent = peer.last_heard.is_none_or(|heard| now >= heard + CUT_AFTER);
+                    let silent = peer.last_heard_directly.is_none_or(|heard| now >= heard + CUT_AFTER);
+                    if !peer.is_cut {
+                        peer.queue.clear();
+                    }
                     if remote.port() != 0 && silent {
-                        self.cut_off(id);
+                        self.cut_off(id, now);
                     }
                 }
             }
@@ -360,7 +390,7 @@ impl Node {
     }
 
     /// `id` does not answer directly. When others say that it is alive, all are told that the two are cut off.
-    fn cut_off(&mut self, id: PeerId) {
+    fn cut_off(&mut self, id: PeerId, now: Instant) {
         if !self.mesh.is_up(id) {
             return;
         }
@@ -368,6 +398,10 @@ impl Node {
             && !peer.is_cut
         {
             peer.is_cut = true;
+            peer.relay_dial.reset(now);
+            self.next_tick = self.next_tick.min(now);
+            let relayed = self.sessions.values().filter(|s| s.peer == id && s.confirmed && !s.is_direct());
+            peer.current = relayed.max_by_key(|s| s.born).map(|s| s.number).or(peer.current);
             let name = peer.name.clone();
             self.events.push_back(Event::PathChanged { id, name, direct: false });
             self.mesh.peer_unreachable(id);
@@ -381,6 +415,9 @@ impl Node {
                 session.unanswered_since = None;
                 if let Some(peer) = self.peers.get_mut(&session.peer) {
                     peer.last_heard = Some(now);
+                    if session.is_direct() {
+                        peer.last_heard_directly = Some(now);
+                    }
                 }
             }
         }
@@ -393,12 +430,15 @@ impl Node {
         let silent: Vec<PeerId> = self
             .peers
             .values()
-            .filter(|p| p.is_neighbor && !p.is_cut && p.current.is_some())
-            .filter(|p| p.last_heard.is_none_or(|heard| now >= heard + CUT_AFTER))
+            .filter(|p| p.is_kept(now) && !p.is_cut && p.current.is_some())
+            .filter(|p| {
+                let is_silent = p.last_heard_directly.is_none_or(|heard| now >= heard + CUT_AFTER);
+                is_silent || p.n_unanswered >= MAX_UNANSWERED
+            })
             .map(|p| p.id)
             .collect();
         for id in silent {
-            self.cut_off(id);
+            self.cut_off(id, now);
         }
         // Who is known by hearsay only, and no longer to the mesh, is forgotten.
         let mesh = &self.mesh;
@@ -413,7 +453,7 @@ impl Node {
         let (id, left) = (session.peer, &self.sessions);
         if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.current == Some(number)) {
             let others = left.values().filter(|s| s.peer == id && s.confirmed && s.ends.is_none());
-            peer.current = others.max_by_key(|s| s.born).map(|s| s.number);
+            peer.current = others.max_by_key(|s| (s.is_direct() != peer.is_cut, s.born)).map(|s| s.number);
         }
     }
 
@@ -423,12 +463,14 @@ impl Node {
         for peer in self.peers.values_mut() {
             let Some(session) = peer.current.and_then(|n| self.sessions.get(&n)) else { continue };
             if now >= peer.next_ping {
-                let interval = if peer.is_neighbor { PING_INTERVAL } else { KEEPALIVE_INTERVAL };
+                let is_kept = peer.is_kept(now);
+                let interval = if is_kept { PING_INTERVAL } else { KEEPALIVE_INTERVAL };
                 peer.next_ping = now + interval;
                 let nonce = rng.random_range(1..=u32::MAX);
                 peer.ping = Some((nonce, now));
                 let seen_at = Some(session.remote).filter(|remote| remote.port() != 0);
-                due.push((session.number, Control::Ping { nonce, seen_at }, peer.is_neighbor));
+                peer.n_unanswered += u32::from(session.is_direct());
+                due.push((session.number, Control::Ping { nonce, seen_at }, is_kept));
             } else if session.owed_since.is_some_and(|since| now >= since + ANSWER_WITHIN) {
                 due.push((session.number, Control::Pong { nonce: 0 }, false));
             }
@@ -444,18 +486,26 @@ impl Node {
         for peer in self.peers.values_mut().filter(|_| !self.joining) {
             let session = peer.current.and_then(|n| self.sessions.get(&n));
             let wanted = match session {
-                None => !peer.queue.is_empty() || peer.is_neighbor,
+                None => !peer.queue.is_empty() || peer.is_kept(now),
                 Some(session) => {
                     let doubted = session.unanswered_since.is_some_and(|t| now >= t + DOUBT_AFTER);
-                    let in_use = peer.is_neighbor || session.is_in_use(now);
+                    let in_use = peer.is_kept(now) || session.is_in_use(now);
                     let preferred = self.secrets.first().is_none_or(|s| s.id() == session.secret);
                     doubted || (in_use && (!preferred || needs_rekey(session, suite, self.rekey_after, now)))
                 }
             };
+            let is_relayed = session.is_some_and(|session| !session.is_direct());
+            let over_relay =
+                peer.is_cut && peer.relay.is_some() && (wanted || (session.is_some() && !is_relayed));
+            if over_relay && !peer.relay_dial.trying && now >= peer.relay_dial.next {
+                peer.relay_dial.trying = true;
+                due.push((Purpose::Relayed(peer.id), vec![peer.id.relayed_address()]));
+            }
             if (wanted || peer.is_cut) && !peer.dial.trying && now >= peer.dial.next {
                 let mut addresses: Vec<SocketAddr> = peer.address.into_iter().collect();
                 for address in self.mesh.addresses(peer.id).into_iter().map(canonical) {
-                    if !addresses.contains(&address) {
+                    // What a peer says of itself is not to be taken for a relayed address.
+                    if !addresses.contains(&address) && address.port() != 0 {
                         addresses.push(address);
                     }
                 }
@@ -511,12 +561,17 @@ impl Node {
         datagram.extend(message);
         datagram.extend([0; TAG_LEN]);
         send.seal(Lane::CONTROL, counter, &mut datagram);
-        self.outbox.push_back(Transmit { to: remote, datagram });
+        self.transmit(remote, datagram);
         true
     }
 }
 
 impl Session {
+    /// Whether nothing was said on it that still waits for an answer, but for a moment.
+    pub(crate) fn is_answered(&self, now: Instant) -> bool {
+        self.unanswered_since.is_none_or(|since| now < since + CUT_AFTER)
+    }
+
     /// Whether it is young enough, or something but keepalives passed lately.
     fn is_in_use(&self, now: Instant) -> bool {
         now < self.born + IDLE_AFTER || self.owed_since.is_some() || self.unanswered_since.is_some()

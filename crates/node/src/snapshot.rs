@@ -20,6 +20,10 @@ pub(crate) fn build(node: &Node) -> Snapshot {
             send: session.map(|s| Arc::clone(&s.send)),
             counters: Arc::clone(&peer.counters),
             path: peer.path_mtu.view(),
+            relay: session
+                .filter(|session| !session.is_direct())
+                .and(peer.relay)
+                .and_then(|relay| index.get(&relay).copied()),
         }
     });
     let sessions = node.sessions.values().filter_map(|session| {
@@ -32,7 +36,11 @@ pub(crate) fn build(node: &Node) -> Snapshot {
     });
     let networks: FastMap<NetworkId, NetworkView> =
         node.networks.values().map(|network| (network.id, network_view(node, network, &index))).collect();
-    Snapshot { networks, peers: peers.collect(), sessions: sessions.collect() }
+    let peers: Vec<PeerView> = peers.collect();
+    let is_direct = |peer: &PeerView| peer.send.is_some() && peer.remote.port() != 0;
+    let served = peers.iter().enumerate().filter(|(_, peer)| is_direct(peer));
+    let served = served.map(|(position, peer)| (peer.id, position)).collect();
+    Snapshot { networks, peers, sessions: sessions.collect(), served }
 }
 
 fn network_view(node: &Node, network: &LocalNetwork, index: &HashMap<PeerId, usize>) -> NetworkView {

@@ -17,6 +17,8 @@ use crate::peer::Dial;
 pub enum PathState {
     /// It is alive and answers directly, or there was no need to ask it directly.
     Up,
+    /// It is alive, does not answer directly, and answers over a relay.
+    Relayed,
     /// It is alive, as others say, and does not answer directly.
     Cut,
     /// An attempt is under way, and none has failed yet.
@@ -46,6 +48,8 @@ pub struct PeerReport {
     pub same_secret: Option<bool>,
     /// The longest IP packet of a container that goes to it whole, as far as is known; `None` where that is of no use.
     pub path_mtu: Option<u16>,
+    /// Name of the relay that hands on to it, if one does.
+    pub via: Option<String>,
     /// Attempts since the last success.
     pub n_failed: u32,
     /// What it said when it refused this host.
@@ -127,11 +131,14 @@ impl Node {
         let peers = self.peers.values().map(|peer| {
             let session = peer.current.and_then(|n| self.sessions.get(&n));
             let networks = self.mesh.networks_of(peer.id).filter(|n| self.networks.contains_key(n));
+            let is_relayed = session.is_some_and(|session| !session.is_direct() && session.is_answered(now));
             let state = match (self.mesh.is_up(peer.id), peer.is_cut) {
+                (true, _) if is_relayed => PathState::Relayed,
                 (true, false) => PathState::Up,
                 (true, true) => PathState::Cut,
                 (false, _) => dial_state(&peer.dial),
             };
+            let via = peer.relay.filter(|_| is_relayed).and_then(|relay| self.peers.get(&relay));
             PeerReport {
                 id: Some(peer.id),
                 name: peer.name.clone(),
@@ -142,6 +149,7 @@ impl Node {
                 rtt: peer.rtt,
                 same_secret: self.prefers_same_secret(peer.id),
                 path_mtu: (session.is_some() && peer.is_neighbor).then(|| peer.path_mtu.view().overlay_mtu),
+                via: via.map(|relay| relay.name.clone()),
                 n_failed: peer.dial.n_failed,
                 refused_us: peer.refused_us.clone(),
                 networks: networks.collect(),
@@ -161,6 +169,7 @@ impl Node {
                 rtt: None,
                 same_secret: None,
                 path_mtu: None,
+                via: None,
                 n_failed: seed.dial.n_failed,
                 refused_us: None,
                 networks: Vec::new(),

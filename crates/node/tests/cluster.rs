@@ -18,7 +18,7 @@ use weft_node::{
     Refusal,
 };
 use weft_noise::{ClusterSecret, REKEY_AFTER, Suite};
-use weft_wire::{EndpointId, Header, InnerHeader, InnerKind, Mac, MessageType, NetworkId, PeerId};
+use weft_wire::{EndpointId, Header, InnerHeader, InnerKind, Lane, Mac, MessageType, NetworkId, PeerId};
 
 const NET: NetworkId = NetworkId::from_u48(0xabc);
 const STEP: Duration = Duration::from_millis(10);
@@ -29,16 +29,24 @@ struct Host {
     events: Vec<Event>,
 }
 
+/// A datagram, where it comes from, and where it goes.
+type Sent = (SocketAddr, SocketAddr, Vec<u8>);
+
 struct Cluster {
     now: Instant,
     start: Instant,
     rng: StdRng,
     hosts: BTreeMap<SocketAddr, Host>,
-    wire: VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>,
+    wire: VecDeque<Sent>,
     /// Chance that a datagram is lost.
     loss: f64,
     /// The longest packets, IP and UDP headers included, that pass from one to another; 1500 bytes where it is not said.
     carries: BTreeMap<(SocketAddr, SocketAddr), usize>,
+    /// How long a datagram is under way between two hosts, both ways; no time where it is not said.
+    delays: BTreeMap<(SocketAddr, SocketAddr), Duration>,
+    late: Vec<(Instant, Sent)>,
+    /// Datagrams that relays handed on.
+    n_handed_on: usize,
 }
 
 fn address(n: u8) -> SocketAddr {
@@ -76,7 +84,8 @@ impl Cluster {
         let now = Instant::now();
         let (hosts, wire) = (BTreeMap::new(), VecDeque::new());
         let (rng, carries) = (StdRng::seed_from_u64(7), BTreeMap::new());
-        Self { now, start: now, rng, hosts, wire, loss: 0.0, carries }
+        let (delays, late) = (BTreeMap::new(), Vec::new());
+        Self { now, start: now, rng, hosts, wire, loss: 0.0, carries, delays, late, n_handed_on: 0 }
     }
 
     fn add(&mut self, n: u8, secret: u8, incarnation: u64, known: Vec<KnownPeer>) {
@@ -124,14 +133,22 @@ impl Cluster {
             }
             drain(*at, host, &mut self.wire);
         }
-        for _ in 0..self.wire.len() {
-            let Some((from, to, datagram)) = self.wire.pop_front() else { break };
+        let now = self.now;
+        let arrived = self.late.extract_if(.., |(at, _)| *at <= now).map(|(_, sent)| (sent, true));
+        let sent: Vec<_> = arrived.chain(self.wire.drain(..).map(|sent| (sent, false))).collect();
+        for ((from, to, datagram), is_late) in sent {
+            if let Some(delay) = self.delays.get(&(from.min(to), from.max(to))).filter(|_| !is_late) {
+                self.late.push((now + *delay, (from, to, datagram)));
+                continue;
+            }
             let carries = self.carries.get(&(from, to)).copied().unwrap_or(1500);
             if datagram.len() + 28 > carries || self.rng.random_bool(self.loss) {
                 continue;
             }
             if let Some(host) = self.hosts.get_mut(&to) {
-                receive(host, from, datagram, self.now, &mut self.rng);
+                let handed_on = receive(host, from, datagram, self.now, &mut self.rng);
+                self.n_handed_on += handed_on.iter().len();
+                self.wire.extend(handed_on.map(|(next, datagram)| (to, next, datagram)));
                 drain(to, host, &mut self.wire);
             }
         }
@@ -164,11 +181,35 @@ impl Cluster {
         let peer = &here.peers[peer];
         let Some(send) = &peer.send else { return false };
         let Some(session) = there.sessions.get(&send.remote_session()) else { return false };
-        peer.remote == address(b) && there.admit(session.peer, NET, &frame).is_ok()
+        if there.admit(session.peer, NET, &frame).is_err() {
+            return false;
+        }
+        let Some(relay) = peer.relay else { return peer.remote == address(b) && self.is_open(a, b) };
+        // What the relay does.
+        let relay = &here.peers[relay];
+        let Some((at, host)) = self.hosts.get_key_value(&relay.remote) else { return false };
+        let third = at.ip().to_string().rsplit('.').next().unwrap().parse().unwrap();
+        let next = host.snapshot.served.get(&peer.id).map(|next| host.snapshot.peers[*next].remote);
+        self.is_open(a, third) && self.is_open(third, b) && next == Some(address(b))
+    }
+
+    fn is_open(&self, a: u8, b: u8) -> bool {
+        self.carries.get(&(address(a), address(b))) != Some(&0)
+    }
+
+    /// Nothing passes between the two, both ways.
+    fn cut(&mut self, a: u8, b: u8) {
+        self.carries.insert((address(a), address(b)), 0);
+        self.carries.insert((address(b), address(a)), 0);
+    }
+
+    fn heal(&mut self, a: u8, b: u8) {
+        self.carries.remove(&(address(a), address(b)));
+        self.carries.remove(&(address(b), address(a)));
     }
 }
 
-fn drain(at: SocketAddr, host: &mut Host, wire: &mut VecDeque<(SocketAddr, SocketAddr, Vec<u8>)>) {
+fn drain(at: SocketAddr, host: &mut Host, wire: &mut VecDeque<Sent>) {
     while let Some(transmit) = host.node.poll_transmit() {
         wire.push_back((at, transmit.to, transmit.datagram));
     }
@@ -178,32 +219,51 @@ fn drain(at: SocketAddr, host: &mut Host, wire: &mut VecDeque<(SocketAddr, Socke
     }
 }
 
-/// What the router's workers do with a datagram.
+/// What the router's workers do with a datagram. Returns what is handed on, and where to.
 fn receive(
     host: &mut Host,
     from: SocketAddr,
     mut datagram: Vec<u8>,
     now: Instant,
     rng: &mut impl rand::CryptoRng,
-) {
-    let Some(header) = Header::parse(&datagram) else { return };
+) -> Option<(SocketAddr, Vec<u8>)> {
+    let header = Header::parse(&datagram)?;
     if header.message != MessageType::Data {
         host.node.handle_handshake(from, &datagram, now, rng);
-        return;
+        return None;
     }
     let number = header.receiver.session();
-    let Some(session) = host.snapshot.sessions.get(&number) else { return };
+    let session = host.snapshot.sessions.get(&number)?;
+    let by = session.peer;
     let activity = Arc::clone(&session.activity);
     let recv = Arc::clone(&session.recv);
-    let Ok(plain) = recv.lane(header.receiver.lane()).open(&header, &mut datagram) else { return };
+    let plain = recv.lane(header.receiver.lane()).open(&header, &mut datagram).ok()?.to_vec();
     activity.n_received.fetch_add(1, Ordering::Relaxed);
     if activity.tell_once.swap(false, Ordering::Relaxed) {
         host.node.handle_first_datagram(number, now);
     }
-    let Some(inner) = InnerHeader::parse(plain) else { return };
-    if inner.kind == InnerKind::Control {
-        assert!(host.node.handle_control(number, &plain[8..], now));
+    let inner = InnerHeader::parse(&plain)?;
+    match inner.kind {
+        InnerKind::Control => assert!(host.node.handle_control(number, &plain[8..], now)),
+        InnerKind::Relay => {
+            let (target, inside) = PeerId::split_relay_header(&plain[8..])?;
+            let next = &host.snapshot.peers[*host.snapshot.served.get(&target)?];
+            let head = InnerHeader { kind: InnerKind::Relayed, ttl: 0, network: NetworkId::from_u48(0) };
+            let id = host.snapshot.peers[by].id;
+            let mut outer = [&[0; 16][..], &head.to_bytes(), &id.0, inside, &[0; 16]].concat();
+            let send = next.send.as_ref()?;
+            let counter = send.reserve(Lane::of_worker(0), 1).unwrap();
+            send.seal(Lane::of_worker(0), counter, &mut outer);
+            return Some((next.remote, outer));
+        }
+        InnerKind::Relayed => {
+            let (source, inside) = PeerId::split_relay_header(&plain[8..])?;
+            assert_eq!(PeerId::of_relayed_address(from), None, "handed on twice");
+            assert_eq!(receive(host, source.relayed_address(), inside.to_vec(), now, rng), None);
+        }
+        _ => {}
     }
+    None
 }
 
 fn full_mesh(cluster: &mut Cluster, hosts: &[u8]) -> bool {
@@ -657,11 +717,12 @@ fn a_path_that_shrinks_or_grows_is_noticed() {
 
 #[test]
 fn a_silent_peer_is_not_taken_for_a_short_path() {
-    let mut cluster = trio();
+    let mut cluster = Cluster::new();
+    (1..=2).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    cluster.seed(2, 1);
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2]));
     cluster.run_until(Duration::from_secs(2), "paths", |c| path(c, 1, 2) == WHOLE);
-    for (a, b) in [(1, 2), (2, 1)] {
-        cluster.carries.insert((address(a), address(b)), 0);
-    }
+    cluster.cut(1, 2);
     for _ in 0..3000 {
         cluster.step();
         assert!(!path(&mut cluster, 1, 2).limited, "containers were told of a cut as of a short path");
@@ -669,4 +730,151 @@ fn a_silent_peer_is_not_taken_for_a_short_path() {
     cluster.carries.clear();
     cluster
         .run_until(Duration::from_secs(20), "healed", |c| path(c, 1, 2) == WHOLE && full_mesh(c, &[1, 2, 3]));
+}
+
+/// Four hosts, each of which reaches the others.
+fn quartet() -> Cluster {
+    let mut cluster = Cluster::new();
+    (1..=4).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    (2..=4).for_each(|n| cluster.seed(n, 1));
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2, 3, 4]));
+    cluster.run_for(Duration::from_secs(3));
+    cluster
+}
+
+/// Name of the relay between two hosts, as the first one shows it.
+fn via(cluster: &mut Cluster, a: u8, b: u8) -> Option<String> {
+    let (now, id) = (cluster.now, cluster.host(b).node.id());
+    let reports = cluster.host(a).node.peer_reports(now);
+    let report = reports.into_iter().find(|report| report.id == Some(id))?;
+    assert_eq!(report.via.is_some(), report.state == PathState::Relayed, "{report:?}");
+    report.via
+}
+
+#[test]
+fn two_that_are_cut_off_talk_over_a_third_and_directly_again_when_they_can() {
+    let mut cluster = quartet();
+    cluster.cut(1, 2);
+    let both = |c: &mut Cluster| c.reaches(1, 2) && c.reaches(2, 1);
+    let took = cluster.run_until(Duration::from_secs(10), "a relay", both);
+    assert!(took >= Duration::from_secs(1), "{took:?}: it was not cut");
+    assert!(via(&mut cluster, 1, 2).is_some() && via(&mut cluster, 2, 1).is_some());
+    // Neither rekeys nor attempts to reach each other directly leave a gap, and nobody is taken for dead.
+    let end = cluster.now + Duration::from_secs(400);
+    while cluster.now < end {
+        cluster.step();
+        assert!(both(&mut cluster), "after {:?}", cluster.now - cluster.start);
+    }
+    let downs = |c: &mut Cluster| {
+        (1..=4).map(|n| c.host(n).n_events(|e| matches!(e, Event::PeerDown { .. }))).sum::<usize>()
+    };
+    assert_eq!(downs(&mut cluster), 0);
+    // The way over the relay has its own MTU: 56 bytes less.
+    assert_eq!(path(&mut cluster, 1, 2), PathView { overlay_mtu: 1362, limited: true });
+    cluster.heal(1, 2);
+    let direct = |c: &mut Cluster| {
+        via(c, 1, 2).is_none() && via(c, 2, 1).is_none() && c.reaches(1, 2) && c.reaches(2, 1)
+    };
+    cluster.run_until(Duration::from_secs(12), "direct again", direct);
+    cluster.run_until(Duration::from_secs(2), "the whole path", |c| path(c, 1, 2) == WHOLE);
+    let n_handed_on = cluster.n_handed_on;
+    cluster.run_for(Duration::from_secs(30));
+    assert_eq!(cluster.n_handed_on, n_handed_on, "something still goes over the relay");
+}
+
+#[test]
+fn another_relay_takes_over_and_the_session_stays() {
+    let mut cluster = quartet();
+    cluster.cut(1, 2);
+    let both = |c: &mut Cluster| c.reaches(1, 2) && c.reaches(2, 1);
+    cluster.run_until(Duration::from_secs(10), "a relay", both);
+    cluster.run_for(Duration::from_secs(5));
+    let first = via(&mut cluster, 1, 2).unwrap();
+    assert_eq!(via(&mut cluster, 2, 1).as_ref(), Some(&first), "both ends choose alike");
+    let dead: u8 = first.strip_prefix("host").unwrap().parse().unwrap();
+    let other = format!("host{}", 7 - dead);
+    cluster.hosts.remove(&address(dead));
+    let taken_over = |c: &mut Cluster| {
+        via(c, 1, 2).as_ref() == Some(&other) && via(c, 2, 1).as_ref() == Some(&other) && both(c)
+    };
+    cluster.run_until(Duration::from_secs(10), "the other relay", taken_over);
+}
+
+#[test]
+fn the_relay_that_is_near_is_preferred() {
+    let mut cluster = Cluster::new();
+    for far in [3, 4] {
+        for n in [1, 2] {
+            cluster
+                .delays
+                .insert((address(n), address(far)), Duration::from_millis(if far == 3 { 60 } else { 10 }));
+        }
+    }
+    (1..=4).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    (2..=4).for_each(|n| cluster.seed(n, 1));
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2, 3, 4]));
+    cluster.run_for(Duration::from_secs(20));
+    cluster.cut(1, 2);
+    cluster.run_until(Duration::from_secs(10), "a relay", |c| c.reaches(1, 2) && c.reaches(2, 1));
+    assert_eq!(via(&mut cluster, 1, 2).as_deref(), Some("host4"));
+    assert_eq!(via(&mut cluster, 2, 1).as_deref(), Some("host4"));
+}
+
+#[test]
+fn a_cut_in_one_direction_is_a_cut() {
+    let mut cluster = quartet();
+    // Host 2 hears host 1, and is not heard.
+    cluster.carries.insert((address(2), address(1)), 0);
+    let both = |c: &mut Cluster| c.reaches(1, 2) && c.reaches(2, 1);
+    cluster.run_until(Duration::from_secs(15), "a relay", both);
+    for _ in 0..6000 {
+        cluster.step();
+        assert!(both(&mut cluster));
+    }
+    cluster.heal(1, 2);
+    cluster.run_until(Duration::from_secs(12), "direct again", |c| {
+        via(c, 1, 2).is_none() && via(c, 2, 1).is_none()
+    });
+}
+
+#[test]
+fn a_host_that_knows_nobody_else_is_found_over_a_relay() {
+    let mut cluster = Cluster::new();
+    cluster.cut(1, 3);
+    (1..=3).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    cluster.seed(1, 2);
+    cluster.seed(3, 2);
+    let took = cluster.run_until(Duration::from_secs(20), "mesh", |c| full_mesh(c, &[1, 2, 3]));
+    assert!(took < Duration::from_secs(12), "{took:?}");
+}
+
+#[test]
+fn without_anyone_who_reaches_both_nothing_is_sent_in_circles() {
+    let mut cluster = quartet();
+    // Two halves, and nobody between them.
+    for (a, b) in [(1, 2), (1, 4), (3, 2), (3, 4)] {
+        cluster.cut(a, b);
+    }
+    cluster.run_for(Duration::from_secs(30));
+    let n_handed_on = cluster.n_handed_on;
+    cluster.run_for(Duration::from_secs(60));
+    assert_eq!(cluster.n_handed_on, n_handed_on, "datagrams go in circles");
+    for (a, b) in [(1, 2), (1, 4), (3, 2), (3, 4)] {
+        cluster.heal(a, b);
+    }
+    cluster.run_until(Duration::from_secs(30), "healed", |c| full_mesh(c, &[1, 2, 3, 4]));
+}
+
+#[test]
+fn a_revoked_host_gets_nothing_handed_on() {
+    let mut cluster = quartet();
+    cluster.cut(1, 2);
+    cluster.run_until(Duration::from_secs(10), "a relay", |c| c.reaches(1, 2) && c.reaches(2, 1));
+    let (now, id) = (cluster.now, cluster.host(1).node.id());
+    cluster.host(3).node.judge(id, Judgement::Revoked, 1, now);
+    let out = |c: &mut Cluster| (2..=4).all(|n| sessions_with(c, n, id) == 0);
+    cluster.run_until(Duration::from_secs(2), "out", out);
+    let n_handed_on = cluster.n_handed_on;
+    cluster.run_for(Duration::from_secs(60));
+    assert_eq!(cluster.n_handed_on, n_handed_on);
 }

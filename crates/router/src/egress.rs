@@ -8,9 +8,11 @@ use weft_dataplane::{
     DropReason, LastSender, MAX_ANSWER_LEN, MAX_TOO_BIG_LEN, Packet, PathView, PeerIdx, Snapshot, Verdict,
     complete_checksum, write_answer, write_too_big,
 };
+use weft_noise::SendSession;
 use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
 use weft_wire::{
-    FRAGMENT_HEADER_LEN, FragmentHeader, HEADER_LEN, InnerHeader, InnerKind, Mac, NetworkId, PeerId,
+    FRAGMENT_HEADER_LEN, FragmentHeader, HEADER_LEN, InnerHeader, InnerKind, Lane, Mac, NetworkId, PeerId,
+    RELAY_OVERHEAD, TAG_LEN,
 };
 
 use crate::NodeInput;
@@ -43,6 +45,8 @@ struct Train {
 pub(crate) struct Egress {
     cutter: Cutter,
     limits: Limits,
+    /// Where datagrams are sealed once more for a relay.
+    wrapped: Vec<u8>,
 }
 
 /// What is the same for all frames of one turn, and the train that waits.
@@ -52,6 +56,7 @@ struct Turn<'a> {
     network: NetworkId,
     tap: &'a Tap,
     limits: &'a mut Limits,
+    wrapped: &'a mut Vec<u8>,
     last_sender: LastSender,
     max_segments: usize,
     train: Option<Train>,
@@ -59,7 +64,7 @@ struct Turn<'a> {
 
 impl Egress {
     pub(crate) fn new() -> Self {
-        Self { cutter: Cutter::new(), limits: Limits::default() }
+        Self { cutter: Cutter::new(), limits: Limits::default(), wrapped: Vec::new() }
     }
 
     /// Sends what the TAP has, up to a limit; whether there was anything.
@@ -80,6 +85,7 @@ impl Egress {
             network,
             tap,
             limits: &mut self.limits,
+            wrapped: &mut self.wrapped,
             last_sender: LastSender::default(),
             max_segments,
             train: None,
@@ -189,7 +195,7 @@ impl Turn<'_> {
     }
 
     /// Sends a frame with complete checksums in parts, which are made from `start` in the buffer on.
-    fn send_in_parts(&self, buf: &mut [u8], frame: Range<usize>, start: usize, peer: PeerIdx) {
+    fn send_in_parts(&mut self, buf: &mut [u8], frame: Range<usize>, start: usize, peer: PeerIdx) {
         let max_part_len = self.path(peer).max_frame_len().saturating_sub(FRAGMENT_HEADER_LEN);
         let Some(first) = FragmentHeader::first(frame.len(), max_part_len) else {
             return self.context.drop(DropReason::TooLong, 1);
@@ -213,12 +219,10 @@ impl Turn<'_> {
                 *to = header.to_bytes();
             }
         }
-        if let Some(view) = self.snapshot.peers.get(peer)
-            && self.seal(buf, parts, peer)
-        {
+        if self.seal(buf, parts, peer) {
             add(&self.context.mailbox.stats.fragmented, 1);
             let datagrams = buf.get(parts.start..parts.end()).unwrap_or_default();
-            self.send(datagrams, parts.stride(), n, view.remote, view.id);
+            self.send(datagrams, parts.stride(), n, peer);
         }
     }
 
@@ -314,13 +318,33 @@ impl Turn<'_> {
     }
 
     /// Sends the first `n` datagrams of a train, up to `end`.
-    fn send_part(&self, buf: &[u8], train: &Train, end: usize, n: usize) {
-        let Some(peer) = self.snapshot.peers.get(train.peer) else { return };
+    fn send_part(&mut self, buf: &[u8], train: &Train, end: usize, n: usize) {
         let datagrams = buf.get(train.start..end).unwrap_or_default();
-        self.send(datagrams, train.segment_len, n, peer.remote, peer.id);
+        self.send(datagrams, train.segment_len, n, train.peer);
     }
 
-    fn send(&self, datagrams: &[u8], segment_len: usize, n: usize, to: SocketAddr, peer: PeerId) {
+    fn send(&mut self, datagrams: &[u8], segment_len: usize, n: usize, peer: PeerIdx) {
+        let Some(view) = self.snapshot.peers.get(peer) else { return };
+        if view.remote.port() != 0 {
+            return self.send_to(datagrams, segment_len, n, view.remote, view.id);
+        }
+        let relay = view.relay.and_then(|relay| self.snapshot.peers.get(relay));
+        match relay.and_then(|relay| Some((relay, relay.send.as_ref()?))) {
+            Some((relay, session)) if relay.remote.port() != 0 => {
+                let mut wrapped = std::mem::take(self.wrapped);
+                wrapped.clear();
+                if wrap(&mut wrapped, datagrams, segment_len, view.id, session, self.context.lane) {
+                    self.send_to(&wrapped, segment_len + RELAY_OVERHEAD, n, relay.remote, view.id);
+                } else {
+                    self.context.drop(DropReason::Exhausted, n as u64);
+                }
+                *self.wrapped = wrapped;
+            }
+            _ => self.context.drop(DropReason::NoRelay, n as u64),
+        }
+    }
+
+    fn send_to(&self, datagrams: &[u8], segment_len: usize, n: usize, to: SocketAddr, peer: PeerId) {
         let stats = &self.context.mailbox.stats;
         match self.context.socket.send_train(datagrams, segment_len, to) {
             Ok(()) => {
@@ -351,11 +375,9 @@ impl Turn<'_> {
                 continue;
             }
             buf.copy_within(run.start..run.end(), copy.start);
-            if let Some(peer) = self.snapshot.peers.get(member)
-                && self.seal(buf, copy, member)
-            {
+            if self.seal(buf, copy, member) {
                 let datagrams = buf.get(copy.start..copy.end()).unwrap_or_default();
-                self.send(datagrams, copy.stride(), copy.n, peer.remote, peer.id);
+                self.send(datagrams, copy.stride(), copy.n, member);
             }
         }
         if n_long > 0 {
@@ -364,7 +386,7 @@ impl Turn<'_> {
     }
 
     /// Sends a run to those of `peers` whose paths carry less. Nobody is told of what went to a group.
-    fn replicate_in_parts(&self, buf: &mut [u8], run: Run, peers: &[PeerIdx]) {
+    fn replicate_in_parts(&mut self, buf: &mut [u8], run: Run, peers: &[PeerIdx]) {
         for i in 0..run.n {
             complete(buf.get_mut(run.frame(i)).unwrap_or_default(), run.kind);
             for &member in peers {
@@ -375,6 +397,31 @@ impl Turn<'_> {
             }
         }
     }
+}
+
+/// Appends `datagrams` to `out`, each sealed for the relay that hands it on to `peer`. `false` when the relay's session has
+/// sealed all it may.
+fn wrap(
+    out: &mut Vec<u8>,
+    datagrams: &[u8],
+    segment_len: usize,
+    peer: PeerId,
+    session: &SendSession,
+    lane: Lane,
+) -> bool {
+    let inner = InnerHeader { kind: InnerKind::Relay, ttl: 1, network: NetworkId::from_u48(0) }.to_bytes();
+    let datagrams = datagrams.chunks(segment_len.max(1));
+    let Ok(counter) = session.reserve(lane, datagrams.len() as u64) else { return false };
+    for (counter, datagram) in (counter..).zip(datagrams) {
+        let start = out.len();
+        out.extend([0; HEADER_LEN]);
+        out.extend(inner);
+        out.extend(peer.0);
+        out.extend(datagram);
+        out.extend([0; TAG_LEN]);
+        session.seal(lane, counter, out.get_mut(start..).unwrap_or_default());
+    }
+    true
 }
 
 /// Completes the checksum of a frame of `kind`.

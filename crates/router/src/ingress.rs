@@ -5,6 +5,7 @@
 //! not join datagrams to trains, many are received by one call, and frames are joined over all of them.
 
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::Instant;
 
 use weft_dataplane::{
@@ -13,11 +14,12 @@ use weft_dataplane::{
 use weft_noise::{OpenError, RecvLane};
 use weft_sys::{MAX_DATAGRAM_LEN, Received, Tap};
 use weft_wire::{
-    HEADER_LEN, Header, INNER_HEADER_LEN, InnerHeader, InnerKind, MessageType, NetworkId, ReceiverIndex,
-    TAG_LEN,
+    HEADER_LEN, Header, INNER_HEADER_LEN, InnerHeader, InnerKind, MessageType, NetworkId, PeerId,
+    RELAY_HEADER_LEN, ReceiverIndex, TAG_LEN,
 };
 
 use crate::NodeInput;
+use crate::relay::Relay;
 use crate::stats::add;
 use crate::worker::{Context, Snapshots, Taps};
 
@@ -38,6 +40,7 @@ pub(crate) struct Ingress {
     singles: bool,
     coalescer: Coalescer,
     reassembly: Reassembly,
+    relay: Relay,
     /// The last address change that the node was told of.
     roamed: Option<(u32, SocketAddr)>,
 }
@@ -57,6 +60,7 @@ impl Ingress {
             singles: false,
             coalescer: Coalescer::new(),
             reassembly: Reassembly::default(),
+            relay: Relay::default(),
             roamed: None,
         }
     }
@@ -99,17 +103,26 @@ impl Ingress {
         taps: &Taps,
         received: &[Received],
     ) -> bool {
+        // Such an address stands for a peer behind a relay; nobody sends from it.
+        let is_forged = |r: &Received| r.from.port() == 0;
+        context.drop(DropReason::Malformed, received.iter().filter(|r| is_forged(r)).count() as u64);
+        let mut datagrams = received.iter().enumerate().filter(|(_, r)| !is_forged(r)).flat_map(|(i, r)| {
+            let (first, last) = (i * STRIDE, i * STRIDE + r.len);
+            let starts = (first..last).step_by(r.segment_len);
+            starts.map(move |start| (start..(start + r.segment_len).min(last), r.from))
+        });
         let mut writer = Writer { context, coalescer: &mut self.coalescer, tap: None };
         let mut current: Option<Opener<'_>> = None;
         let (mut n_datagrams, mut moved) = (0, false);
-        let datagrams = received.iter().enumerate().flat_map(|(i, r)| {
-            let (first, last) = (i * STRIDE, i * STRIDE + r.len);
-            let starts = (first..last).step_by(r.segment_len);
-            starts.map(move |start| (start, (start + r.segment_len).min(last), r.from))
-        });
-        for (at, end, from) in datagrams {
+        // A datagram that a relay handed on, out of the one before.
+        let mut inside: Option<(Range<usize>, SocketAddr)> = None;
+        loop {
+            let is_inside = inside.is_some();
+            let Some((Range { start: at, end }, from)) = inside.take().or_else(|| datagrams.next()) else {
+                break;
+            };
+            n_datagrams += u64::from(!is_inside);
             let Some(datagram) = self.buf.get_mut(at..end) else { break };
-            n_datagrams += 1;
             let Some(header) = Header::parse(datagram) else {
                 context.drop(DropReason::Malformed, 1);
                 continue;
@@ -159,6 +172,24 @@ impl Ingress {
                     }
                     Err(reason) => context.drop(reason, 1),
                 },
+                InnerKind::Relay | InnerKind::Relayed if is_inside => context.drop(DropReason::BadInner, 1),
+                InnerKind::Relayed => match PeerId::split_relay_header(payload) {
+                    Some((peer, _)) => {
+                        let range = at + PREFIX_LEN + RELAY_HEADER_LEN..end - TAG_LEN;
+                        inside = Some((range, peer.relayed_address()));
+                        // It may be of the same lane, whose lock is given back first.
+                        drop(current.take());
+                    }
+                    None => context.drop(DropReason::BadInner, 1),
+                },
+                InnerKind::Relay => {
+                    let by = opener.view.peer;
+                    if inner.ttl == 0 {
+                        context.drop(DropReason::BadInner, 1);
+                    } else {
+                        self.relay.hand_on(context, snapshot, by, at..end, &mut self.buf);
+                    }
+                }
                 InnerKind::Fragment => {
                     let key = FragmentKey { receiver: header.receiver, counter: header.counter };
                     // The clock is read for such frames alone.
@@ -179,6 +210,7 @@ impl Ingress {
             }
         }
         writer.flush(&mut self.buf);
+        self.relay.flush(context, snapshot, &self.buf);
         let stats = &context.mailbox.stats;
         add(&stats.trains_received, received.len() as u64);
         add(&stats.datagrams_received, n_datagrams);

@@ -20,6 +20,7 @@ mod cutter;
 mod egress;
 mod ingress;
 mod limits;
+mod relay;
 mod router;
 mod stats;
 mod worker;

@@ -27,6 +27,8 @@ pub(crate) struct WorkerStats {
     pub(crate) reassembled: AtomicU64,
     /// SYNs whose segment size was lowered.
     pub(crate) mss_clamped: AtomicU64,
+    /// Datagrams handed on between other peers.
+    pub(crate) handed_on: AtomicU64,
 }
 
 impl WorkerStats {
@@ -70,6 +72,8 @@ pub struct RouterStats {
     pub reassembled: u64,
     /// TCP connections' maximum segment sizes that were lowered.
     pub mss_clamped: u64,
+    /// Datagrams handed on between peers that do not reach each other.
+    pub handed_on: u64,
     /// Whether trains leave in one call (`UDP_SEGMENT`).
     pub sends_trains: bool,
     /// Whether trains arrive in one call (`UDP_GRO`).
@@ -98,6 +102,7 @@ impl RouterStats {
             fragmented: total(|w| &w.fragmented),
             reassembled: total(|w| &w.reassembled),
             mss_clamped: total(|w| &w.mss_clamped),
+            handed_on: total(|w| &w.handed_on),
             sends_trains: false,
             receives_trains: false,
         }

@@ -22,6 +22,7 @@ fn snapshot(activity: &Arc<SessionActivity>) -> Snapshot {
         send: None,
         counters: Arc::default(),
         path: PathView::UNLIMITED,
+        relay: None,
     };
     let recv = Arc::new(RecvSession::new(Suite::ChaCha20Poly1305, &KEY));
     let session = SessionView { peer: 0, recv, activity: Arc::clone(activity) };

@@ -164,6 +164,10 @@ pub enum InnerKind {
     Keepalive = 4,
     /// A part of an Ethernet frame whose checksums are complete: a [`FragmentHeader`](crate::FragmentHeader) and bytes.
     Fragment = 5,
+    /// To be handed on by the receiver: a peer id and a datagram for that peer.
+    Relay = 6,
+    /// Handed on by the sender: a peer id and a datagram of that peer.
+    Relayed = 7,
 }
 
 /// The sealed inner header.
@@ -199,6 +203,8 @@ impl InnerHeader {
             3 => InnerKind::Control,
             4 => InnerKind::Keepalive,
             5 => InnerKind::Fragment,
+            6 => InnerKind::Relay,
+            7 => InnerKind::Relayed,
             _ => return None,
         };
         Some(Self { kind, ttl: head[1], network: NetworkId::from_u48(u64::from_be_bytes(*head)) })

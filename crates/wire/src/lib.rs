@@ -7,6 +7,7 @@ mod datagram;
 mod fragment;
 mod id;
 mod mtu;
+mod relay;
 
 pub use datagram::{
     HEADER_LEN, Header, INNER_HEADER_LEN, InnerHeader, InnerKind, Lane, MessageType, N_LANES, ReceiverIndex,
@@ -18,6 +19,7 @@ pub use mtu::{
     AddressFamily, DEFAULT_UNDERLAY_MTU, ETHERNET_HEADER_LEN, MIN_OVERLAY_MTU, MIN_UNDERLAY_MTU, overhead,
     overlay_mtu,
 };
+pub use relay::{RELAY_HEADER_LEN, RELAY_OVERHEAD};
 
 /// UDP port for control and data when none is set.
 pub const DEFAULT_PORT: u16 = 6783;

@@ -11,6 +11,7 @@ fn full() -> Status {
         state: PeerState::Connected,
         address: Some("10.98.0.2:6783".parse().unwrap()),
         path: Some(PathKind::Direct),
+        via: None,
         rtt_us: Some(412),
         same_secret: Some(true),
         path_mtu: Some(1418),
@@ -28,6 +29,7 @@ fn full() -> Status {
         state: PeerState::Connecting,
         address: Some("[fd00::3]:6783".parse().unwrap()),
         path: None,
+        via: None,
         rtt_us: None,
         same_secret: None,
         path_mtu: None,
@@ -190,4 +192,14 @@ fn spans_and_sizes_have_their_units() {
     for (n, text) in sizes {
         assert_eq!(bytes(n), text);
     }
+}
+
+#[test]
+fn a_relay_is_named() {
+    let mut status = full();
+    status.peers[0].path = Some(PathKind::Relay);
+    status.peers[0].via = Some("host-c".to_owned());
+    let text = render_status(&status);
+    let row = text.lines().find(|line| line.contains("host-b  0123456789ab")).unwrap();
+    assert!(row.contains("10.98.0.2:6783  via host-c  0.412 ms"), "{row}");
 }

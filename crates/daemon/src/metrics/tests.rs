@@ -13,6 +13,8 @@ fn peer(n: usize) -> PeerStatus {
         path: None,
         rtt_us: Some(412),
         same_secret: None,
+        path_mtu: Some(1418),
+        via: None,
         session_age: None,
         rx_bytes: 3,
         tx_bytes: u64::MAX,

@@ -7,22 +7,29 @@ use crate::record::{Entry, Key, MAX_UNREACHABLE, Scope};
 use crate::tree::hash64;
 
 impl Mesh {
-    /// A living peer that both this one and `target` reach directly, as far as is known; `None` when there is none, or
-    /// `target` is down or this peer itself.
-    ///
-    /// Both ends choose the same one, and keep to it while it can serve: of those that can it is the one with the
-    /// highest hash over the three ids. It forwards to `target` directly, so a frame passes one relay.
+    /// The first of [`relays_for`](Self::relays_for): both ends choose the same one, and keep to it while it can serve.
     #[must_use]
     pub fn relay_for(&self, target: PeerId) -> Option<PeerId> {
+        self.relays_for(target).first().copied()
+    }
+
+    /// The living peers that both this one and `target` reach directly, as far as is known; none when `target` is down or
+    /// this peer itself. They forward to `target` directly, so a frame passes one relay.
+    ///
+    /// Both ends have them in one order: by a hash over the three ids, so that pairs of peers spread over the relays.
+    #[must_use]
+    pub fn relays_for(&self, target: PeerId) -> Vec<PeerId> {
         if target == self.me || !self.is_up(target) {
-            return None;
+            return Vec::new();
         }
         let (low, high) = if self.me < target { (self.me, target) } else { (target, self.me) };
         let serves = |relay: &PeerId| {
             *relay != target && !self.is_cut(self.me, *relay) && !self.is_cut(*relay, target)
         };
         let weight = |relay: &PeerId| (hash64(&[b"weft relay v1", &low.0, &high.0, &relay.0]), *relay);
-        self.alive.iter().copied().filter(serves).max_by_key(weight)
+        let mut relays: Vec<PeerId> = self.alive.iter().copied().filter(serves).collect();
+        relays.sort_by_cached_key(|relay| std::cmp::Reverse(weight(relay)));
+        relays
     }
 
     /// Whether one of the two said that it cannot reach the other.

@@ -140,8 +140,9 @@ impl Bed {
         run(&format!("ip netns add {m}"))?;
         run(&format!("ip netns exec {m} sysctl -qw net.ipv4.ip_forward=1"))?;
         run(&format!("ip netns exec {m} nft add table ip silent"))?;
-        let chain = "{ type filter hook output priority 0; policy drop; }";
+        let chain = "{ type filter hook output priority 0; }";
         run(&format!("ip netns exec {m} nft add chain ip silent out {chain}"))?;
+        run(&format!("ip netns exec {m} nft add rule ip silent out ip protocol icmp drop"))?;
         for (i, h) in [h0, h1].into_iter().enumerate() {
             run(&format!("ip -n {m} link add to{i} mtu {mtu} type veth peer name eth0 netns {h} mtu {mtu}"))?;
             run(&format!("ip netns exec {m} sysctl -qw net.ipv4.conf.to{i}.proxy_arp=1"))?;
@@ -240,6 +241,7 @@ impl Bed {
             send: Some(Arc::clone(&self.sessions[i])),
             counters: Arc::new(PeerCounters::default()),
             path: self.plan.paths[i],
+            relay: None,
         };
         let recv = self.snapshots[i].load().sessions.get(&(100 + i as u32)).map_or_else(
             || Arc::new(RecvSession::new(self.plan.suite, &session_key(other))),
@@ -250,6 +252,7 @@ impl Bed {
             networks: [(NETWORK, view)].into_iter().collect(),
             peers: vec![peer],
             sessions: [(100 + i as u32, session)].into_iter().collect(),
+            ..Snapshot::default()
         };
         change(&mut snapshot);
         self.snapshots[i].store(Arc::new(snapshot));

@@ -11,6 +11,8 @@ fn peer(name: &str, state: PeerState, problem: Option<&str>) -> PeerStatus {
         path: Some(PathKind::Direct),
         rtt_us: Some(400),
         same_secret: Some(true),
+        path_mtu: Some(1418),
+        via: None,
         session_age: None,
         rx_bytes: 0,
         tx_bytes: 0,

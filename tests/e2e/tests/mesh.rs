@@ -1,0 +1,31 @@
+//! Suite `mesh`: paths between hosts that carry less than they say, that are cut, that are IPv6 alone.
+
+#[path = "mesh/path_mtu.rs"]
+mod path_mtu;
+#[path = "mesh/relay.rs"]
+mod relay;
+#[path = "mesh/underlay.rs"]
+mod underlay;
+
+use std::process::ExitCode;
+
+use weft_e2e::Scenario;
+
+/// What the tests themselves call.
+const NEEDED: [(&str, &str); 1] = [("nft", "nftables")];
+
+fn main() -> ExitCode {
+    if let Err(error) = weft_lab::install_missing(&NEEDED) {
+        eprintln!("{error:#}");
+        return ExitCode::FAILURE;
+    }
+    weft_e2e::run(
+        "mesh",
+        &[
+            Scenario::own("path_mtu", path_mtu::path_mtu),
+            Scenario::own("path_mtu_jumbo", path_mtu::path_mtu_jumbo),
+            Scenario::own("relay", relay::relay),
+            Scenario::own("underlay_v6_only", underlay::underlay_v6_only),
+        ],
+    )
+}

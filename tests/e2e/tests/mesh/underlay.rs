@@ -1,0 +1,39 @@
+//! Hosts that have IPv6 alone.
+
+use anyhow::{Result, ensure};
+use weft_e2e::{Cluster, SETTLE};
+use weft_lab::{Engine, LabConfig, Weft, wait_until};
+
+use crate::path_mtu::{End, passes, peer};
+
+pub(crate) fn underlay_v6_only(engine: Engine, weft: &Weft) -> Result<()> {
+    let mut config = LabConfig::new("v6only", engine, 2);
+    config.ipv6 = true;
+    let cluster = Cluster::with(config, weft)?;
+    let hosts = [cluster.manager(), cluster.worker()];
+    for host in hosts {
+        host.run_in_network(["ip", "-4", "address", "flush", "dev", "eth0"])?;
+    }
+    let network = cluster.network(&["--ipv6", "--subnet=10.203.0.0/24", "--subnet=fd99:203::/64"])?;
+    let mut ends: Vec<End<'_>> = Vec::new();
+    for host in hosts {
+        let container = network.run(host, &[])?;
+        let addresses = host.exec(&container, "hostname -i")?;
+        let v4 = addresses.split_whitespace().find(|address| !address.contains(':'));
+        ends.push((host, container, v4.unwrap_or_default().to_owned()));
+    }
+    let capture = cluster.lab.capture(cluster.worker(), "udp port 6783")?;
+    passes(&ends[0], &ends[1])?;
+    passes(&ends[1], &ends[0])?;
+    let wire = capture.stop()?;
+    ensure!(wire.count("ip6")? > 0 && wire.count("ip")? == 0, "the datagrams are not IPv6");
+    for (host, other) in [(hosts[0], "host2"), (hosts[1], "host1")] {
+        wait_until("the whole path", SETTLE, || {
+            let peer = peer(host, other)?;
+            // 1500 less 102.
+            ensure!(peer["path_mtu"] == 1398, "{peer}");
+            Ok(true)
+        })?;
+    }
+    network.remove()
+}
