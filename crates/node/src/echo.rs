@@ -29,9 +29,12 @@ impl Node {
         Some(nonce)
     }
 
-    pub(crate) fn handle_pong(&mut self, id: PeerId, nonce: u32, now: Instant) {
+    pub(crate) fn handle_pong(&mut self, id: PeerId, nonce: u32, is_direct: bool, now: Instant) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         peer.pong(nonce, now);
+        if is_direct && nonce != 0 {
+            peer.n_unanswered = 0;
+        }
         if let Some(rtt) = peer.take_echo(nonce, now) {
             self.events.push_back(Event::Echoed { id, nonce, rtt });
         }

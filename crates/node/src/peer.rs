@@ -194,7 +194,6 @@ impl Peer {
 
     /// Takes the answer to a ping.
     pub(crate) fn pong(&mut self, nonce: u32, now: Instant) {
-        self.n_unanswered = 0;
         let Some((_, at)) = self.ping.filter(|(asked, _)| *asked == nonce) else { return };
         self.ping = None;
         let sample = now.saturating_duration_since(at);

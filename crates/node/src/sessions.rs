@@ -87,7 +87,7 @@ impl Node {
         self.handle_first_datagram(number, now);
         let Some(session) = self.sessions.get_mut(&number) else { return false };
         let Ok(message) = postcard::from_bytes::<Control<'_>>(bytes) else { return false };
-        let (id, remote) = (session.peer, session.remote);
+        let (id, remote, is_direct) = (session.peer, session.remote, session.is_direct());
         session.unanswered_since = None;
         match message {
             Control::Mesh(bytes) if !self.joining => {
@@ -105,7 +105,7 @@ impl Node {
                     self.announce_addresses(now);
                 }
             }
-            Control::Pong { nonce } => self.handle_pong(id, nonce, now),
+            Control::Pong { nonce } => self.handle_pong(id, nonce, is_direct, now),
             Control::Probe { nonce } => {
                 self.say_on(number, &Control::ProbeAck { nonce }.to_bytes(), false, now);
             }
@@ -501,7 +501,7 @@ impl Node {
                 peer.relay_dial.trying = true;
                 due.push((Purpose::Relayed(peer.id), vec![peer.id.relayed_address()]));
             }
-            if (wanted || peer.is_cut) && !peer.dial.trying && now >= peer.dial.next {
+            if (wanted || peer.is_cut || is_relayed) && !peer.dial.trying && now >= peer.dial.next {
                 let mut addresses: Vec<SocketAddr> = peer.address.into_iter().collect();
                 for address in self.mesh.addresses(peer.id).into_iter().map(canonical) {
                     // What a peer says of itself is not to be taken for a relayed address.
