@@ -187,9 +187,9 @@ impl Sandbox {
     /// Ends connections to tasks out of service.
     async fn forget(&mut self, running: &Running, path: &Path, all: bool) -> Result<(), VipError> {
         let (networks, tasks) = (self.networks.clone(), self.leaving.clone());
-        let ended = running.node.call(move |node, _| {
-            let is_announced = |task: IpAddr| networks.iter().any(|n| node.is_announced(*n, task));
-            tasks.into_iter().filter(|(_, task)| !is_announced(*task)).collect::<BTreeSet<_>>()
+        let ended = running.node.call(move |node, now| {
+            let is_there = |task: IpAddr| networks.iter().any(|n| node.is_reachable(*n, task, now));
+            tasks.into_iter().filter(|(_, task)| !is_there(*task)).collect::<BTreeSet<_>>()
         });
         let ended = ended.await.unwrap_or_default();
         let Some(has) = &self.has else { return Ok(()) };

@@ -51,7 +51,7 @@ impl Node {
             self.refresh_neighbors();
             self.next_probe = self.next_probe.min(now);
         }
-        self.refresh_services();
+        self.refresh_services(now);
     }
 
     fn send_mesh(&mut self, target: Target, message: &[u8], now: Instant) {

@@ -363,8 +363,9 @@ impl Node {
         if network.multicast {
             self.groups.add_network(network.id, now);
         }
-        self.networks.insert(network.id, network);
-        self.services.is_dirty = true;
+        let network_id = network.id;
+        self.networks.insert(network_id, network);
+        self.services.joined(network_id, now);
         self.neighbors_changed = true;
         self.dirty = true;
         self.pump(now);
@@ -376,7 +377,7 @@ impl Node {
             self.endpoints.retain(|_, endpoint| endpoint.network != network);
             self.groups.remove_network(network);
             self.mesh.leave_network(network);
-            self.services.is_dirty = true;
+            self.services.left(network);
             self.neighbors_changed = true;
             self.dirty = true;
             self.pump(now);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use weft_mesh::{Event as MeshEvent, KvKey, Scope};
 use weft_services::{Claim, PREFIX, Publication, Record, Service, VipTable};
@@ -13,6 +13,9 @@ use crate::node::Node;
 
 /// Records of services that a host may publish: half of what the mesh takes of one owner.
 const MAX_RECORDS: usize = 1024;
+/// For so long after this host entered a network, a task that nobody has announced may be one of which the word has not
+/// come yet. To take it for gone would refuse connections whenever the daemon starts, or the first container of a network.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The services are more than can be published. What was published before stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -65,12 +68,26 @@ pub(crate) struct Services {
     is_new: bool,
     /// Something changed on which table or view depends.
     pub(crate) is_dirty: bool,
+    /// Since when this host is on a network.
+    since: BTreeMap<NetworkId, Instant>,
+    /// When the next network's grace is over.
+    grace_ends: Option<Instant>,
     /// Keys of this host's own records.
     published: BTreeSet<Vec<u8>>,
     publication: Option<Publication>,
 }
 
 impl Services {
+    pub(crate) fn joined(&mut self, network: NetworkId, now: Instant) {
+        self.since.entry(network).or_insert(now);
+        self.is_dirty = true;
+    }
+
+    pub(crate) fn left(&mut self, network: NetworkId) {
+        self.since.remove(&network);
+        self.is_dirty = true;
+    }
+
     /// Notes whether the event may change anything here.
     pub(crate) fn hear(&mut self, event: &MeshEvent) {
         self.is_dirty |= match event {
@@ -171,17 +188,23 @@ impl Node {
         &self.services.view
     }
 
-    /// Whether a living host has announced an endpoint with that address.
+    /// Whether a living host has announced an endpoint with that address, or may have without it being known here yet.
     #[must_use]
-    pub fn is_announced(&self, network: NetworkId, address: IpAddr) -> bool {
-        self.mesh.endpoint_by_ip(network, address).is_some_and(|(peer, _)| self.mesh.is_up(peer))
+    pub fn is_reachable(&self, network: NetworkId, address: IpAddr, now: Instant) -> bool {
+        match self.mesh.endpoint_by_ip(network, address) {
+            Some((peer, _)) => self.mesh.is_up(peer),
+            None => self.services.since.get(&network).is_some_and(|since| now < *since + GRACE),
+        }
     }
 
     /// Brings table and view up to date, if there is a reason to.
-    pub(crate) fn refresh_services(&mut self) {
+    pub(crate) fn refresh_services(&mut self, now: Instant) {
+        self.services.is_dirty |= self.services.grace_ends.is_some_and(|end| end <= now);
         if !std::mem::take(&mut self.services.is_dirty) {
             return;
         }
+        self.services.grace_ends =
+            self.services.since.values().map(|s| *s + GRACE).filter(|end| *end > now).min();
         let claims = self.service_claims();
         let mut changed = self.services.table.merge(&claims);
         let (gate, me) = (&self.gate, self.id);
@@ -194,7 +217,8 @@ impl Node {
             true if self.services.table.is_empty() => ServiceSource::None,
             true => ServiceSource::LastKnown,
         };
-        let networks = self.networks.keys().map(|network| (*network, self.live_services(*network))).collect();
+        let networks =
+            self.networks.keys().map(|network| (*network, self.live_services(*network, now))).collect();
         let view = ServiceView { networks, source };
         if changed || view != *self.services.view {
             self.services.view = Arc::new(view);
@@ -219,13 +243,13 @@ impl Node {
     }
 
     /// An address that a container has is no service's, whatever is published.
-    fn live_services(&self, network: NetworkId) -> Vec<LiveService> {
+    fn live_services(&self, network: NetworkId, now: Instant) -> Vec<LiveService> {
         let known = self.services.table.services(network);
         let known = known.filter(|known| self.mesh.endpoint_by_ip(network, known.service.vip).is_none());
         known
             .map(|known| {
                 let mut service = known.service.clone();
-                service.tasks.retain(|task| self.is_announced(network, *task));
+                service.tasks.retain(|task| self.is_reachable(network, *task, now));
                 LiveService { service, n_published: known.service.tasks.len(), from: known.from }
             })
             .collect()

@@ -8,6 +8,8 @@ mod ports;
 mod service;
 #[path = "swarm/stack.rs"]
 mod stack;
+#[path = "swarm/udp.rs"]
+mod udp;
 #[path = "swarm/vip.rs"]
 mod vip;
 
@@ -21,7 +23,7 @@ fn main() -> ExitCode {
         &[
             shared("service_vip", vip::service_vip),
             shared("service_before_and_after", vip::service_before_and_after),
-            shared("service_udp", vip::service_udp),
+            shared("service_udp", udp::service_udp),
             shared("service_vip_follows_tasks", vip::service_vip_follows_tasks),
             shared("host_mode_port", ports::host_mode_port),
             shared("stack", stack::stack),

@@ -22,21 +22,11 @@ pub(crate) struct Service<'a> {
 impl<'a> Service<'a> {
     /// Creates a service on the network whose tasks serve their host names at TCP port 80.
     pub(crate) fn create(cluster: &'a Cluster, network: &str, options: &[&str]) -> Result<Self> {
-        Self::create_with(cluster, network, options, &[])
-    }
-
-    /// The same, with another command.
-    pub(crate) fn create_with(
-        cluster: &'a Cluster,
-        network: &str,
-        options: &[&str],
-        command: &[&str],
-    ) -> Result<Self> {
         let name = cluster.unique("svc");
         let (on, named) = (format!("--network={network}"), format!("--name={name}"));
         let create = ["service", "create", "--quiet", "--no-resolve-image", &on, &named];
         let created = Self { cluster, name: name.clone() };
-        cluster.manager().docker(create.iter().chain(options).chain(&[BUSYBOX]).chain(command))?;
+        cluster.manager().docker(create.iter().chain(options).chain(&[BUSYBOX]))?;
         Ok(created)
     }
 
