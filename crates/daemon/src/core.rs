@@ -14,7 +14,7 @@ use weft_node::LocalNetwork;
 use weft_noise::ClusterSecret;
 use weft_router::Router;
 use weft_wire::{
-    AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_OVERLAY_MTU, NetworkId, overhead, overlay_mtu,
+    AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_UNDERLAY_MTU, NetworkId, overlay_mtu,
 };
 
 use crate::metrics::DriverCalls;
@@ -319,7 +319,7 @@ impl Core {
     /// The largest MTU that containers can have on this host's underlay.
     ///
     /// # Errors
-    /// A line for the operator when the underlay leaves less than 1280 bytes.
+    /// A line for the operator when the underlay has less than 1280 bytes.
     pub(crate) async fn max_overlay_mtu(&self) -> Result<u16, String> {
         let local = self.advertised();
         let family =
@@ -335,10 +335,9 @@ impl Core {
             },
         };
         overlay_mtu(underlay, family).ok_or_else(|| {
-            let least = MIN_OVERLAY_MTU + overhead(family);
             format!(
-                "the underlay's MTU of {underlay} bytes leaves containers less than {MIN_OVERLAY_MTU}: raise the MTU of \
-                 the host's interface to {least} or more, or set UNDERLAY_MTU if it is larger than the interface says"
+                "the underlay's MTU is {underlay} bytes: raise the MTU of the host's interface to {MIN_UNDERLAY_MTU} or \
+                 more, or set UNDERLAY_MTU if it is larger than the interface says"
             )
         })
     }

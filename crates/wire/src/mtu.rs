@@ -32,17 +32,22 @@ pub const fn overhead(family: AddressFamily) -> u16 {
     ip + 8 + (HEADER_LEN + INNER_HEADER_LEN + ETHERNET_HEADER_LEN + TAG_LEN) as u16
 }
 
-/// The container's MTU on an underlay of `underlay_mtu`; `None` when that leaves less than [`MIN_OVERLAY_MTU`].
+/// The container's MTU on an underlay of `underlay_mtu`; `None` when that is less than [`MIN_UNDERLAY_MTU`].
+///
+/// An underlay of less than 1362 bytes (1382 over IPv6) leaves less than IPv6 demands of a link. Containers then have
+/// [`MIN_OVERLAY_MTU`] all the same, and frames that do not fit go in parts.
 ///
 /// ```
 /// # use weft_wire::{overlay_mtu, AddressFamily};
 /// assert_eq!(overlay_mtu(1500, AddressFamily::Ipv4), Some(1418));
-/// assert_eq!(overlay_mtu(1300, AddressFamily::Ipv4), None);
+/// assert_eq!(overlay_mtu(1280, AddressFamily::Ipv6), Some(1280));
+/// assert_eq!(overlay_mtu(1279, AddressFamily::Ipv4), None);
 /// ```
 #[must_use]
 pub const fn overlay_mtu(underlay_mtu: u16, family: AddressFamily) -> Option<u16> {
-    match underlay_mtu.checked_sub(overhead(family)) {
-        Some(mtu) if mtu >= MIN_OVERLAY_MTU => Some(mtu),
-        _ => None,
+    if underlay_mtu < MIN_UNDERLAY_MTU {
+        return None;
     }
+    let left = underlay_mtu - overhead(family);
+    Some(if left < MIN_OVERLAY_MTU { MIN_OVERLAY_MTU } else { left })
 }

@@ -37,7 +37,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<Overlay>,
     /// MTU of the underlay
-    #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1400..=9000))]
+    #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=9000))]
     mtu: u16,
     /// Drop this many of 1000 datagrams between the hosts, after segmentation, so that each datagram counts
     #[arg(long, default_value_t = 0, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=500))]

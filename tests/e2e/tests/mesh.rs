@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         "mesh",
         &[
             Scenario::own("path_mtu", path_mtu::path_mtu),
+            Scenario::own("underlay_of_1280", path_mtu::underlay_of_1280),
             Scenario::own("path_mtu_jumbo", path_mtu::path_mtu_jumbo),
             Scenario::own("relay", relay::relay),
             Scenario::own("underlay_v6_only", underlay::underlay_v6_only),

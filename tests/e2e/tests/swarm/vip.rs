@@ -1,6 +1,6 @@
 //! Services at their virtual addresses.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use weft_e2e::{Cluster, SETTLE, status};
