@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tracing::info;
 use weft_api::{
@@ -29,6 +30,9 @@ fn no_answer(port: u16) -> String {
          the same cluster secret and SUITE"
     )
 }
+
+/// Whose datagrams came within this time is heard, whatever becomes of what is sent to it.
+const HEARD_LATELY: Duration = Duration::from_secs(5);
 
 /// The daemon's side of the control API.
 pub(crate) struct Controls(pub(crate) Arc<Core>);
@@ -275,6 +279,12 @@ pub(crate) fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> Peer
     };
     let problem = match (&peer.refused_us, peer.state) {
         (Some(reason), _) => Some(refuses_us(reason, view)),
+        (None, PathState::NoAnswer) if peer.silent_for.is_some_and(|silent| silent < HEARD_LATELY) => {
+            Some(format!(
+                "its datagrams arrive, and what this host sends to it is not answered: check that UDP port {port} is open \
+                 from this host to that one"
+            ))
+        }
         (None, PathState::NoAnswer) => Some(no_answer(port)),
         (None, PathState::Cut) => Some(format!(
             "alive, as other hosts say, but does not answer this one: check that UDP port {port} is open both ways"

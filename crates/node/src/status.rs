@@ -12,6 +12,9 @@ use crate::control::Refusal;
 use crate::node::Node;
 use crate::peer::Dial;
 
+/// How long a peer with a new session may take until it counts as alive.
+const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
 /// How it stands with a peer or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PathState {
@@ -136,6 +139,8 @@ impl Node {
                 (true, _) if is_relayed => PathState::Relayed,
                 (true, false) => PathState::Up,
                 (true, true) => PathState::Cut,
+                // It came through a handshake, and yet shows no life: what is sent to it does not arrive any more.
+                (false, _) if session.is_some_and(|s| now >= s.born + SETTLED_AFTER) => PathState::NoAnswer,
                 (false, _) => dial_state(&peer.dial),
             };
             let via = peer.relay.filter(|_| is_relayed).and_then(|relay| self.peers.get(&relay));

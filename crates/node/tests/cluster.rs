@@ -389,3 +389,32 @@ fn an_echo_comes_back_with_and_without_a_session_and_not_from_the_dead() {
     let counts = cluster.host(2).node.counts();
     assert!(counts.handshakes_made > 0 && counts.handshakes_failed > 0, "{counts:?}");
 }
+
+#[test]
+fn a_path_that_is_closed_one_way_is_told_on_both_sides() {
+    let mut cluster = Cluster::new();
+    (1..=2).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    cluster.seed(2, 1);
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2]));
+    cluster.run_for(Duration::from_secs(10));
+    cluster.carries.insert((address(1), address(2)), 0);
+    let state = |n: u8| {
+        move |c: &mut Cluster| {
+            let now = c.now;
+            c.host(n).node.peer_reports(now)[0].state == PathState::NoAnswer
+        }
+    };
+    cluster.run_until(Duration::from_secs(20), "the deaf side to say so", state(2));
+    cluster.run_until(Duration::from_secs(20), "the side that still hears to say so", state(1));
+    let now = cluster.now;
+    let report = &cluster.host(1).node.peer_reports(now)[0];
+    assert!(report.silent_for.is_some_and(|silent| silent < Duration::from_secs(5)), "{report:?}");
+
+    cluster.carries.clear();
+    cluster.run_until(Duration::from_secs(20), "mesh again", |c| full_mesh(c, &[1, 2]));
+    let up = |c: &mut Cluster| {
+        let now = c.now;
+        (1..=2).all(|n| c.host(n).node.peer_reports(now)[0].state == PathState::Up)
+    };
+    cluster.run_until(Duration::from_secs(20), "both up again", up);
+}
