@@ -227,7 +227,7 @@ impl Node {
     }
 
     fn service_claims(&self) -> Vec<Claim> {
-        let mut records: BTreeMap<PeerId, Vec<(&[u8], &[u8])>> = BTreeMap::new();
+        let mut records = BTreeMap::<PeerId, Vec<_>>::new();
         for (owner, key, value) in self.mesh.records(Scope::Global, PREFIX) {
             records.entry(owner).or_default().push((key.0.as_slice(), value));
         }

@@ -401,7 +401,7 @@ fn a_path_that_is_closed_one_way_is_told_on_both_sides() {
     let state = |n: u8| {
         move |c: &mut Cluster| {
             let now = c.now;
-            c.host(n).node.peer_reports(now)[0].state == PathState::NoAnswer
+            matches!(c.host(n).node.peer_reports(now)[0].state, PathState::NoAnswer | PathState::Cut)
         }
     };
     cluster.run_until(Duration::from_secs(20), "the deaf side to say so", state(2));
