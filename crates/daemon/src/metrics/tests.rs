@@ -125,6 +125,23 @@ fn every_family_is_documented_and_every_documented_one_is_there() {
 }
 
 #[test]
+fn rules_and_dashboard_ask_for_families_that_are_there() {
+    let page = page(1);
+    let rules = include_str!("../../../../deploy/prometheus/weft.rules.yml");
+    let dashboard = include_str!("../../../../deploy/grafana/weft.json");
+    let mut n_names = 0;
+    for text in [rules, dashboard] {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        for name in words.filter(|word| word.starts_with("weft_") || word.starts_with("process_")) {
+            let family = name.strip_suffix("_bucket").unwrap_or(name);
+            assert!(page.contains(&format!("# TYPE {family} ")), "{name}");
+            n_names += 1;
+        }
+    }
+    assert!(n_names > 20, "{n_names} names");
+}
+
+#[test]
 fn the_kernels_words_are_read() {
     assert_eq!(resident_len("Name:\tweft\nVmRSS:\t   12 kB\n"), Some(12_288));
     let stat = "7 (we ) ft) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 8 0 100";

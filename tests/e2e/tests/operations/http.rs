@@ -49,6 +49,13 @@ pub(crate) fn answers(cluster: &Cluster) -> Result<()> {
     let said = String::from_utf8_lossy(&checked.stderr).into_owned();
     ensure!(checked.status.success() && said.trim().is_empty(), "promtool: {said}");
 
+    // The rules that are shipped for these metrics, and their own tests.
+    for args in [["check", "rules", "weft.rules.yml"], ["test", "rules", "weft.tests.yml"]] {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/prometheus");
+        let done = Command::new("promtool").args(args).current_dir(dir).output()?;
+        ensure!(done.status.success(), "promtool {args:?}: {}", String::from_utf8_lossy(&done.stdout));
+    }
+
     let (_, body) = get(host, "/v1/status", &[])?;
     let (served, own): (Value, Value) = (serde_json::from_str(&body)?, status(host)?);
     ensure!(served["peer_id"] == own["peer_id"] && served["ready"] == true, "{body}");
