@@ -13,9 +13,7 @@ use weft_netlink::{EndpointSpec, ForwardRules, GuardState, Links, NetworkSpec, n
 use weft_node::LocalNetwork;
 use weft_noise::ClusterSecret;
 use weft_router::Router;
-use weft_wire::{
-    AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_UNDERLAY_MTU, NetworkId, overlay_mtu,
-};
+use weft_wire::{AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_UNDERLAY_MTU, NetworkId, overlay_mtu};
 
 use crate::metrics::DriverCalls;
 use crate::node_task::NodeHandle;
