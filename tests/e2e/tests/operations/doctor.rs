@@ -45,7 +45,10 @@ fn is_well(host: &Host) -> Result<()> {
 pub(crate) fn finds_on_a_running_host(cluster: &Cluster) -> Result<()> {
     let host = cluster.manager();
     let network = cluster.network(&[])?;
-    network.run(host, &[])?;
+    // On both: peers on a common network are pinged every second, others every 20 s.
+    for host in cluster.lab.hosts() {
+        network.run(host, &[])?;
+    }
     cluster.lab.hosts().iter().try_for_each(is_well)?;
 
     let closed = Closed::between(cluster)?;
