@@ -9,7 +9,7 @@
 //! | a service is being updated, or a task is starting | every 100 ms: old tasks end as soon as swarm has decided so |
 //! | an event came | at once |
 //!
-//! and at most a tenth of the time, whatever a look takes, so that dockerd is not kept busy by a large swarm. Only running
+//! and at most a tenth of the time, but every 5 s whatever a look takes, so that dockerd is not kept busy by a large swarm. Only running
 //! tasks of the services in question are asked for. That a task's container has ended is known sooner, by its endpoint's
 //! record.
 
@@ -63,8 +63,11 @@ async fn look(core: &Core, wake: &Notify) {
     loop {
         let started = Instant::now();
         let seen = look.look(&core.settings.docker_socket).await;
+        // Waiting for an answer that does not come keeps nobody busy.
+        let mut least = LEAST_INTERVAL;
         let interval = match seen {
             Ok(seen) => {
+                least = (started.elapsed() * REST_FACTOR).clamp(LEAST_INTERVAL, IDLE_INTERVAL);
                 failing_since = None;
                 tell(core, seen).await
             }
@@ -81,7 +84,6 @@ async fn look(core: &Core, wake: &Notify) {
                 RETRY_INTERVAL
             }
         };
-        let least = (started.elapsed() * REST_FACTOR).max(LEAST_INTERVAL);
         tokio::time::sleep(least).await;
         tokio::select! {
             () = wake.notified() => look.expire(),

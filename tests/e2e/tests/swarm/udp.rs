@@ -105,11 +105,13 @@ pub(crate) fn service_udp(cluster: &Cluster) -> Result<()> {
     // A flow with a port of its own, as a resolver or a logger has, whose task dies.
     let flow = socket(cluster.worker(), &client, 5353)?;
     flow.connect(vip)?;
+    flow.set_read_timeout(Some(START))?;
     let first = ask(&flow).context("an answer")?;
     for _ in 0..20 {
         ensure!(ask(&flow).as_ref() == Some(&first), "a flow changed its task");
     }
     let (home, task) = homes.iter().find(|(_, task)| *task == first).context("one of the tasks")?;
+    flow.set_read_timeout(Some(PATIENCE))?;
     home.docker(["kill", task])?;
     let killed = Instant::now();
     wait_until("the flow to reach the other task", START, || {
