@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -89,6 +89,8 @@ pub(crate) struct Endpoint {
     pub(crate) record: EndpointRecord,
     /// Since when its container side lies in the host's namespace without being asked for.
     pub(crate) unclaimed_since: Option<Instant>,
+    /// Held by the call that makes its links, until it ends one way or the other. It has none before.
+    pub(crate) making: Weak<()>,
 }
 
 /// Everything that Docker asked for, by Docker's ids.
@@ -164,7 +166,7 @@ impl Core {
             topology.networks.insert(network.record.network.network_id.clone(), network);
         }
         for record in store.endpoints()? {
-            let endpoint = Endpoint { record, unclaimed_since: None };
+            let endpoint = Endpoint { record, unclaimed_since: None, making: Weak::new() };
             topology.endpoints.insert(endpoint.record.endpoint.endpoint_id.clone(), endpoint);
         }
         Ok(Self {

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use weft_driver::{
     AllocateNetwork, Backend, BackendError, CreateEndpoint, CreateNetwork, EndpointRecord, Join, Joined,
     NetworkRecord, NodeDiscovery, OptionFault,
@@ -61,7 +61,11 @@ impl Backend for Engine {
         let id = wire_id(&record);
         let docker_id = record.network.network_id.clone();
         let mut topology = self.0.topology.write().await;
-        if topology.networks.get(&docker_id).is_none_or(|known| known.record != record) {
+        let in_use = topology.endpoints.values().any(|e| e.record.endpoint.network_id == docker_id);
+        let known = topology.networks.get(&docker_id);
+        if in_use && known.is_some_and(|known| known.record != record) {
+            warn!(network = %docker_id, "created again with other options while containers are on it: the old ones stay");
+        } else if known.is_none_or(|known| known.record != record) {
             let clash =
                 topology.networks.values().find(|n| n.id == id && n.record.network.network_id != docker_id);
             if let Some(other) = clash {
@@ -72,12 +76,15 @@ impl Backend for Engine {
             }
             let written = record.clone();
             self.0.write(move |store| store.put_network(&written)).await?;
+            // Its links are as the old options asked.
+            if let Some(mut old) = topology.networks.remove(&docker_id) {
+                self.0.take_down(&mut old).await?;
+            }
         }
-        let up = topology.networks.get(&docker_id).and_then(|n| n.up);
         // A repeated call for a network in use must not start the time after which an empty one is taken down.
-        let in_use = topology.endpoints.values().any(|e| e.record.endpoint.network_id == docker_id);
         let empty_since = (!in_use).then(std::time::Instant::now);
-        let network = topology.networks.entry(docker_id).or_insert(Network { record, id, up, empty_since });
+        let new = Network { record, id, up: None, empty_since };
+        let network = topology.networks.entry(docker_id).or_insert(new);
         network.empty_since = empty_since;
         let Some(running) = self.0.running.load_full() else { return Ok(()) };
         if network.record.network.options.faults.is_empty() {
@@ -117,6 +124,8 @@ impl Backend for Engine {
         let record = EndpointRecord { endpoint: request, sandbox_key: None };
         let (network_id, endpoint_id) =
             (record.endpoint.network_id.clone(), record.endpoint.endpoint_id.clone());
+        // Until this call ends, the endpoint is not taken for one whose container is gone.
+        let making = Arc::new(());
         let up = {
             let mut topology = self.0.topology.write().await;
             let network = topology.networks.get_mut(&network_id);
@@ -125,8 +134,9 @@ impl Backend for Engine {
             self.0.bring_up(&running, network).await?;
             network.empty_since = None;
             let up = network.place();
-            let endpoint = Endpoint { record: record.clone(), unclaimed_since: None };
-            topology.endpoints.entry(endpoint_id.clone()).or_insert(endpoint);
+            let new = Endpoint { record: record.clone(), unclaimed_since: None, making: Weak::new() };
+            let endpoint = topology.endpoints.entry(endpoint_id.clone()).or_insert(new);
+            endpoint.making = Arc::downgrade(&making);
             drop(topology);
             if !was_up {
                 self.0.guard_bridges().await;
@@ -240,3 +250,6 @@ impl Engine {
         self.0.write(move |store| store.remove_endpoint(&id)).await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -351,7 +351,7 @@ async fn reconcile(core: &Core) {
 }
 
 /// Removes what dockerd left behind when it died: endpoints whose container is gone, and networks without endpoints.
-async fn collect_garbage(core: &Core) {
+pub(crate) async fn collect_garbage(core: &Core) {
     let now = Instant::now();
     let mut topology = core.topology.write().await;
     let inventory = match core.links.inventory().await {
@@ -363,7 +363,7 @@ async fn collect_garbage(core: &Core) {
         let found = inventory.endpoints.iter().find(|f| f.id.0 == id);
         let Some(endpoint) = topology.endpoints.get_mut(&id) else { continue };
         let forgotten = match found {
-            None => true,
+            None => endpoint.making.strong_count() == 0,
             Some(found) if !found.unclaimed => {
                 endpoint.unclaimed_since = None;
                 false

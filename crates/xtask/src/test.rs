@@ -36,7 +36,7 @@ pub(crate) struct TestArgs {
 const SUITES: [&str; 6] = ["main", "security", "mesh", "swarm", "operations", "speed"];
 
 /// Packages with tests that need root: they make network namespaces of their own.
-const PRIVILEGED: [&str; 4] = ["weft-sys", "weft-netlink", "weft-router", "weft-daemon"];
+const PRIVILEGED: [&str; 5] = ["weft-sys", "weft-nft", "weft-netlink", "weft-router", "weft-daemon"];
 
 /// Tests that ended one way or the other.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
