@@ -22,6 +22,8 @@ pub struct Scenario {
     pub body: Body,
     /// Whether it takes minutes, and is run with `--long` only.
     pub long: bool,
+    /// Whether engines make no difference to it: it is run with the last one only.
+    pub once: bool,
 }
 
 /// What a scenario needs.
@@ -37,7 +39,14 @@ impl Scenario {
     /// A scenario with a lab of its own.
     #[must_use]
     pub const fn own(name: &'static str, body: fn(Engine, &Weft) -> Result<()>) -> Self {
-        Self { name, body: Body::Own(body), long: false }
+        Self { name, body: Body::Own(body), long: false, once: false }
+    }
+
+    /// The same scenario, run with the last of the engines only.
+    #[must_use]
+    pub const fn once(mut self) -> Self {
+        self.once = true;
+        self
     }
 
     /// The same scenario, run with `--long` only.
@@ -51,7 +60,7 @@ impl Scenario {
 /// A scenario on the suite's two-host swarm.
 #[must_use]
 pub const fn shared(name: &'static str, body: fn(&Cluster) -> Result<()>) -> Scenario {
-    Scenario { name, body: Body::Shared(body), long: false }
+    Scenario { name, body: Body::Shared(body), long: false, once: false }
 }
 
 /// The suite's cluster: made by the first scenario that wants it. One that could not be made is not tried again.
@@ -71,10 +80,12 @@ pub fn run(suite: &'static str, scenarios: &[Scenario]) -> ExitCode {
     };
     let is_long = env::var_os("WEFT_E2E_LONG").is_some();
     let mut all_passed = true;
+    let last = engines.last().copied();
     for engine in engines {
         let cluster = SharedCluster::default();
         let trials = scenarios
             .iter()
+            .filter(|scenario| !scenario.once || Some(engine) == last)
             .map(|&scenario| {
                 let cluster = Arc::clone(&cluster);
                 let name = format!("{suite}::{engine}::{}", scenario.name);

@@ -22,10 +22,10 @@ fn main() -> ExitCode {
     weft_e2e::run(
         "mesh",
         &[
-            Scenario::own("path_mtu", path_mtu::path_mtu),
-            Scenario::own("underlay_of_1280", path_mtu::underlay_of_1280),
-            Scenario::own("path_mtu_jumbo", path_mtu::path_mtu_jumbo),
-            Scenario::own("relay", relay::relay),
+            Scenario::own("path_mtu", path_mtu::path_mtu).once(),
+            Scenario::own("underlay_of_1280", path_mtu::underlay_of_1280).once(),
+            Scenario::own("path_mtu_jumbo", path_mtu::path_mtu_jumbo).once(),
+            Scenario::own("relay", relay::relay).once(),
             Scenario::own("underlay_v6_only", underlay::underlay_v6_only),
         ],
     )

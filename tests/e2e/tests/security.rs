@@ -30,13 +30,6 @@ use weft_e2e::{Scenario, shared};
 /// What the tests themselves call.
 const NEEDED: [(&str, &str); 3] = [("ping", "iputils-ping"), ("iperf3", "iperf3"), ("nft", "nftables")];
 
-/// A scenario in which no engine takes part: it is run with the last engine only.
-macro_rules! once {
-    ($body:path) => {
-        |engine, weft| if plain::is_last(engine) { $body(engine, weft) } else { Ok(()) }
-    };
-}
-
 fn main() -> ExitCode {
     if let Err(error) = weft_lab::install_missing(&NEEDED) {
         eprintln!("{error:#}");
@@ -50,24 +43,24 @@ fn main() -> ExitCode {
             shared("spoof_check_off", container::spoof_check_off),
             shared("control_socket", local::control_socket),
             shared("secret_is_never_shown", local::secret_is_never_shown),
-            Scenario::own("replay", once!(outsider::replay)),
-            Scenario::own("flipped_bits", once!(outsider::flipped_bits)),
-            Scenario::own("silence", once!(outsider::silence)),
-            Scenario::own("flood", once!(outsider::flood)),
-            Scenario::own("isolation", once!(member::isolation)),
-            Scenario::own("forged_frames", once!(member::forged_frames)),
-            Scenario::own("forged_records", once!(member::forged_records)),
-            Scenario::own("pinned_name", once!(member::pinned_name)),
-            Scenario::own("other_suite", once!(member::other_suite)),
-            Scenario::own("claimed_address", once!(member::claimed_address)),
-            Scenario::own("rekeys", once!(keys::rekeys)),
-            Scenario::own("rotation", once!(keys::rotation)),
-            Scenario::own("revoke", once!(revoke::revoke_under_traffic)),
-            Scenario::own("allowlist", once!(admission::allowlist)),
-            Scenario::own("join_token", once!(admission::join_token)),
-            Scenario::own("roaming", once!(paths::roaming)),
-            Scenario::own("nat", once!(paths::nat)),
-            Scenario::own("nat_after_forty_seconds", once!(paths::nat_after_forty_seconds)).long(),
+            Scenario::own("replay", outsider::replay).once(),
+            Scenario::own("flipped_bits", outsider::flipped_bits).once(),
+            Scenario::own("silence", outsider::silence).once(),
+            Scenario::own("flood", outsider::flood).once(),
+            Scenario::own("isolation", member::isolation).once(),
+            Scenario::own("forged_frames", member::forged_frames).once(),
+            Scenario::own("forged_records", member::forged_records).once(),
+            Scenario::own("pinned_name", member::pinned_name).once(),
+            Scenario::own("other_suite", member::other_suite).once(),
+            Scenario::own("claimed_address", member::claimed_address).once(),
+            Scenario::own("rekeys", keys::rekeys).once(),
+            Scenario::own("rotation", keys::rotation).once(),
+            Scenario::own("revoke", revoke::revoke_under_traffic).once(),
+            Scenario::own("allowlist", admission::allowlist).once(),
+            Scenario::own("join_token", admission::join_token).once(),
+            Scenario::own("roaming", paths::roaming).once(),
+            Scenario::own("nat", paths::nat).once(),
+            Scenario::own("nat_after_forty_seconds", paths::nat_after_forty_seconds).once().long(),
         ],
     )
 }

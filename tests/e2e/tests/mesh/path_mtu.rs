@@ -57,14 +57,18 @@ pub(crate) fn passes((host, container, _): &End<'_>, (there, serving, address): 
     wait_until("an answer to a long ping", SETTLE, || {
         host.exec(container, &format!("ping -c1 -W1 -s 10000 {address}")).map(|_| true)
     })?;
-    let sum = |host: &Host, container: &str, line: &str| -> Result<String> {
-        let text = host.exec(container, &format!("{line} | md5sum"))?;
-        Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
+    let sum = |host: &Host, container: &str, file: &str| -> Result<(String, String)> {
+        let text = host.exec(container, &format!("md5sum < {file}; wc -c < {file}"))?;
+        let mut words = text.split_whitespace().map(str::to_owned);
+        let sum = words.next().context("md5sum says a sum")?;
+        Ok((sum, words.find(|word| word != "-").context("wc says a count")?))
     };
     there.exec(serving, "dd if=/dev/urandom of=/www/big bs=1M count=8 2>/dev/null")?;
-    let sent = sum(there, serving, "cat /www/big")?;
-    let got = sum(host, container, &format!("timeout 20 wget -qO- http://{address}/big"))?;
-    ensure!(sent == got, "8 MiB arrived as others");
+    let sent = sum(there, serving, "/www/big")?;
+    host.exec(container, &format!("timeout 20 wget -qO /tmp/big http://{address}/big"))
+        .context("8 MiB did not arrive within 20 s")?;
+    let got = sum(host, container, "/tmp/big")?;
+    ensure!(sent == got, "8 MiB arrived as others: {sent:?} as {got:?}");
     host.exec(container, &format!("ping -c3 -i0.2 -W1 -s 10000 {address}")).map(drop)
 }
 

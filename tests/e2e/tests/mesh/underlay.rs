@@ -27,7 +27,9 @@ pub(crate) fn underlay_v6_only(engine: Engine, weft: &Weft) -> Result<()> {
         let addresses = host.exec(&container, "hostname -i")?;
         let v4 = addresses.split_whitespace().find(|address| !address.contains(':'));
         ends.push((host, container, v4.context("a container has an IPv4 address")?.to_owned()));
-        v6 = addresses.split_whitespace().find(|address| address.contains(':')).map(str::to_owned);
+        let global = host.exec(&ends[ends.len() - 1].1, "ip -6 -o address show dev eth0 scope global")?;
+        let address = global.split_whitespace().find(|word| word.contains(':') && word.contains('/'));
+        v6 = address.and_then(|address| address.split_once('/')).map(|(address, _)| address.to_owned());
     }
     let capture = cluster.lab.capture(cluster.worker(), "udp port 6783")?;
     passes(&ends[0], &ends[1])?;

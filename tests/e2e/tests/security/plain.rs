@@ -3,7 +3,6 @@
 //! For what needs many hosts, restarts and settings, but nothing of an engine.
 
 use std::{
-    env,
     io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     sync::{
@@ -19,16 +18,6 @@ use weft_e2e::{SETTLE, status};
 use weft_lab::{Background, Engine, Host, Lab, LabConfig, Weft, wait_until};
 
 use crate::place::Place;
-
-/// Whether `engine` is the last of those that the suite is run with.
-pub(crate) fn is_last(engine: Engine) -> bool {
-    let last = env::var("WEFT_E2E_ENGINES").ok().and_then(|names| names.split(',').next_back()?.parse().ok());
-    let is_last = engine == last.unwrap_or(Engine::TESTED[Engine::TESTED.len() - 1]);
-    if !is_last {
-        println!("no engine takes part in this: it is run once, with the last one");
-    }
-    is_last
-}
 
 /// Hosts with a daemon each.
 pub(crate) struct Plain {
