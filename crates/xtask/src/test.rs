@@ -24,7 +24,7 @@ pub(crate) struct TestArgs {
     /// Run the end-to-end suites on one engine only: bookworm, trixie, sid, or a version of these
     #[arg(long, value_name = "NAME")]
     engine: Option<Engine>,
-    /// Run the scenarios that take minutes too
+    /// Run the scenarios that take minutes too, and on every engine those that engines make little difference to
     #[arg(long)]
     long: bool,
     /// Run only the end-to-end scenarios whose name holds this

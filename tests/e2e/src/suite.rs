@@ -22,7 +22,7 @@ pub struct Scenario {
     pub body: Body,
     /// Whether it takes minutes, and is run with `--long` only.
     pub long: bool,
-    /// Whether engines make no difference to it: it is run with the last one only.
+    /// Whether engines make little difference to it: without `--long` it is run with the last one only.
     pub once: bool,
 }
 
@@ -42,7 +42,7 @@ impl Scenario {
         Self { name, body: Body::Own(body), long: false, once: false }
     }
 
-    /// The same scenario, run with the last of the engines only.
+    /// The same scenario, run with the last of the engines only, but for `--long`.
     #[must_use]
     pub const fn once(mut self) -> Self {
         self.once = true;
@@ -85,7 +85,7 @@ pub fn run(suite: &'static str, scenarios: &[Scenario]) -> ExitCode {
         let cluster = SharedCluster::default();
         let trials = scenarios
             .iter()
-            .filter(|scenario| !scenario.once || Some(engine) == last)
+            .filter(|scenario| !scenario.once || is_long || Some(engine) == last)
             .map(|&scenario| {
                 let cluster = Arc::clone(&cluster);
                 let name = format!("{suite}::{engine}::{}", scenario.name);

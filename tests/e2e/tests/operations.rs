@@ -22,15 +22,15 @@ fn main() -> ExitCode {
     weft_e2e::run(
         "operations",
         &[
-            shared("status_and_peers", commands::status_and_peers),
-            shared("ping_peer", commands::ping_peer),
-            shared("report_has_no_secret", commands::report_has_no_secret),
-            shared("http", http::answers),
-            shared("http_refuses", http::refuses),
-            shared("map_in_a_browser", http::map_in_a_browser),
-            shared("doctor_finds", doctor::finds_on_a_running_host),
-            Scenario::own("doctor_finds_settings", doctor::finds_wrong_settings),
-            Scenario::own("connect_and_forget", commands::connect_and_forget),
+            shared("status_and_peers", commands::status_and_peers).once(),
+            shared("ping_peer", commands::ping_peer).once(),
+            shared("report_has_no_secret", commands::report_has_no_secret).once(),
+            shared("http", http::answers).once(),
+            shared("http_refuses", http::refuses).once(),
+            shared("map_in_a_browser", http::map_in_a_browser).once(),
+            shared("doctor_finds", doctor::finds_on_a_running_host).once(),
+            Scenario::own("doctor_finds_settings", doctor::finds_wrong_settings).once(),
+            Scenario::own("connect_and_forget", commands::connect_and_forget).once(),
         ],
     )
 }

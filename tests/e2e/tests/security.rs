@@ -38,11 +38,11 @@ fn main() -> ExitCode {
     weft_e2e::run(
         "security",
         &[
-            shared("nothing_readable", outsider::nothing_readable),
-            shared("hostile_container", container::hostile_container),
-            shared("spoof_check_off", container::spoof_check_off),
-            shared("control_socket", local::control_socket),
-            shared("secret_is_never_shown", local::secret_is_never_shown),
+            shared("nothing_readable", outsider::nothing_readable).once(),
+            shared("hostile_container", container::hostile_container).once(),
+            shared("spoof_check_off", container::spoof_check_off).once(),
+            shared("control_socket", local::control_socket).once(),
+            shared("secret_is_never_shown", local::secret_is_never_shown).once(),
             Scenario::own("replay", outsider::replay).once(),
             Scenario::own("flipped_bits", outsider::flipped_bits).once(),
             Scenario::own("silence", outsider::silence).once(),

@@ -18,13 +18,15 @@ fn main() -> ExitCode {
         "speed",
         &[
             // First: kernels before 6.11 stop sending trains for good once the underlay sums no checksums.
-            shared("super_frames_travel_as_trains", transfers::super_frames_travel_as_trains),
-            shared("pings_of_every_size", transfers::pings_of_every_size),
-            shared("files_of_odd_sizes", transfers::files_of_odd_sizes),
-            shared("every_offload_combination", offloads::every_offload_combination),
-            shared("parallel_streams_with_hashes", transfers::parallel_streams_with_hashes),
-            shared("long_parallel_streams_with_hashes", transfers::long_parallel_streams_with_hashes).long(),
-            shared("one_host_passes_weft_by", transfers::one_host_passes_weft_by),
+            shared("super_frames_travel_as_trains", transfers::super_frames_travel_as_trains).once(),
+            shared("pings_of_every_size", transfers::pings_of_every_size).once(),
+            shared("files_of_odd_sizes", transfers::files_of_odd_sizes).once(),
+            shared("every_offload_combination", offloads::every_offload_combination).once(),
+            shared("parallel_streams_with_hashes", transfers::parallel_streams_with_hashes).once(),
+            shared("long_parallel_streams_with_hashes", transfers::long_parallel_streams_with_hashes)
+                .once()
+                .long(),
+            shared("one_host_passes_weft_by", transfers::one_host_passes_weft_by).once(),
         ],
     )
 }

@@ -25,9 +25,9 @@ fn main() -> ExitCode {
             shared("service_before_and_after", vip::service_before_and_after),
             shared("service_udp", udp::service_udp),
             shared("service_vip_follows_tasks", vip::service_vip_follows_tasks),
-            shared("host_mode_port", ports::host_mode_port),
-            shared("stack", stack::stack),
-            shared("last_known_state", vip::last_known_state),
+            shared("host_mode_port", ports::host_mode_port).once(),
+            shared("stack", stack::stack).once(),
+            shared("last_known_state", vip::last_known_state).once(),
         ],
     )
 }

@@ -14,6 +14,15 @@ pub(crate) fn underlay_v6_only(engine: Engine, weft: &Weft) -> Result<()> {
     for host in hosts {
         host.run_in_network(["ip", "-4", "address", "flush", "dev", "eth0"])?;
     }
+    // A session that began over IPv4 is given up first.
+    for (host, other) in [(hosts[0], "host2"), (hosts[1], "host1")] {
+        wait_until("a session over IPv6", SETTLE, || {
+            let peer = peer(host, other)?;
+            let address = peer["address"].as_str().unwrap_or_default();
+            ensure!(address.starts_with('[') && peer["state"] == "connected", "{peer}");
+            Ok(true)
+        })?;
+    }
     // The address manager of newer engines fails for IPv6 in a swarm, on Docker's own networks too.
     let dual_stack: &[&str] = match engine {
         Engine::Bookworm => &["--ipv6", "--subnet=10.203.0.0/24", "--subnet=fd99:203::/64"],
