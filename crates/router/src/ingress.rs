@@ -28,6 +28,8 @@ const PREFIX_LEN: usize = HEADER_LEN + INNER_HEADER_LEN;
 const MAX_CALLS: usize = 16;
 /// Datagrams that are received by one call while they come one by one.
 const BATCH: usize = 32;
+/// Single datagrams in a row after which that is so: between trains there is one now and then.
+const SINGLES: u32 = 8;
 /// Distance of two datagrams of a batch in the buffer. Not a power of two: their headers would all fall into the same few
 /// lines of the processor's cache.
 const STRIDE: usize = MAX_DATAGRAM_LEN + 1 + 2048 + 64;
@@ -35,9 +37,9 @@ const STRIDE: usize = MAX_DATAGRAM_LEN + 1 + 2048 + 64;
 /// Receives, opens and writes. One a worker; it keeps no datagrams between turns.
 pub(crate) struct Ingress {
     buf: Vec<u8>,
-    /// The last call brought no train, so that the next one asks for a batch. Trains are taken one at a time, while they
-    /// are in the cache.
-    singles: bool,
+    /// Calls since the last train. After [`SINGLES`] of them a call asks for a batch. Trains are taken one at a time, while
+    /// they are in the cache.
+    n_single: u32,
     coalescer: Coalescer,
     reassembly: Reassembly,
     relay: Relay,
@@ -57,7 +59,7 @@ impl Ingress {
         Self {
             // Pages are made by the kernel when they are first written to: a place that is never used costs nothing.
             buf: vec![0; BATCH * STRIDE],
-            singles: false,
+            n_single: 0,
             coalescer: Coalescer::new(),
             reassembly: Reassembly::default(),
             relay: Relay::default(),
@@ -70,7 +72,7 @@ impl Ingress {
         let mut moved = false;
         for _ in 0..MAX_CALLS {
             let mut batch = [Received::NONE; BATCH];
-            let (n_asked, received) = if self.singles {
+            let (n_asked, received) = if self.n_single >= SINGLES {
                 (BATCH, context.socket.receive_many(&mut self.buf, STRIDE, &mut batch))
             } else {
                 let one = context.socket.receive(self.buf.get_mut(..STRIDE).unwrap_or_default());
@@ -85,7 +87,8 @@ impl Ingress {
             // Errors are "nothing there", or of single datagrams.
             let Ok(n) = received else { break };
             let received = batch.get(..n).unwrap_or_default();
-            self.singles = received.iter().all(|r| r.len <= r.segment_len);
+            let is_single = received.iter().all(|r| r.len <= r.segment_len);
+            self.n_single = if is_single { self.n_single.saturating_add(1) } else { 0 };
             // Looked at after the datagrams came: a peer may use a new session as soon as this host has published it.
             moved |= self.open_all(context, snapshots.load(), taps, received);
             if n < n_asked {
