@@ -200,6 +200,9 @@ async fn judge(
         let host = text.clone();
         core.write(move |store| store.remove_seed(&host)).await.map_err(failed)?
     };
+    if kept {
+        core.seeds_changed.notify_one();
+    }
     let named = text.clone();
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
     let stamp = u64::try_from(stamp).unwrap_or(u64::MAX);
@@ -217,15 +220,9 @@ async fn judge(
         .await
         .ok_or_else(node_stopped)?;
     let judged = match judged {
-        Err(_) if kept => {
-            core.seeds_changed.notify_one();
-            return Ok(said(format!("{named} is not contacted any more")));
-        }
+        Err(_) if kept => return Ok(said(format!("{named} is not contacted any more"))),
         judged => judged?,
     };
-    if kept {
-        core.seeds_changed.notify_one();
-    }
     let name = judged.as_ref().map_or_else(String::new, |v| format!("{} ({})", v.name, v.peer));
     if let Some(verdict) = judged {
         // The node's task does so as well; the answer promises that it is done.

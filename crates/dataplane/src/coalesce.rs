@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::checksum::{fold, get_u16, get_u32, put_u16, sum};
 use crate::packet::{Packet, Transport};
-use crate::segment::{MAX_HEADERS_LEN, TCP_FIN, TCP_PSH};
+use crate::segment::{MAX_HEADERS_LEN, TCP_ENDS};
 use crate::vnet::{GsoKind, VnetHdr};
 
 /// The most frames that are joined, by which the number of pieces in a gathered write is bounded.
@@ -13,8 +13,6 @@ const MAX_FRAMES: usize = 128;
 const MAX_IP_LEN: usize = 65535;
 /// SYN, RST, URG, CWR.
 const TCP_NEVER_JOINED: u8 = 0x02 | 0x04 | 0x20 | 0x80;
-/// After these nothing is joined.
-const TCP_ENDS: u8 = TCP_FIN | TCP_PSH;
 
 /// Joins consecutive frames that lie in one buffer, as the kernel's GRO does: same headers, in sequence, all of one
 /// length but for the last. Payload is not moved: the result is a list of pieces of the buffer, the first of which holds

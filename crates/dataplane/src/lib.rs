@@ -38,7 +38,7 @@ pub use groups::{GroupQuery, Groups, ReportError, query_frame};
 pub use mss::clamp_mss;
 pub use neighbor::{MAX_ANSWER_LEN, write_answer};
 pub use packet::{Packet, Transport};
-pub use segment::{MAX_HEADERS_LEN, Segments, UnsupportedFrame, frame_kind};
+pub use segment::{MAX_HEADERS_LEN, Segments, TCP_ENDS, UnsupportedFrame, frame_kind};
 pub use sender::LastSender;
 pub use snapshot::{
     FastHasher, FastMap, Neighbor, NetworkView, Owner, PathView, PeerCounters, PeerIdx, PeerView,

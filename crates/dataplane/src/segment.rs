@@ -11,6 +11,8 @@ pub const MAX_HEADERS_LEN: usize = 256;
 
 pub(crate) const TCP_FIN: u8 = 0x01;
 pub(crate) const TCP_PSH: u8 = 0x08;
+/// FIN and PSH: flags of TCP that stand in a super-frame's last segment only.
+pub const TCP_ENDS: u8 = TCP_FIN | TCP_PSH;
 const TCP_CWR: u8 = 0x80;
 
 /// A frame that the kernel should not have handed over: its headers contradict its virtio-net header.
@@ -138,7 +140,7 @@ impl Segments {
                 put_u32(out, l4 + 4, seq);
                 let mut clear = 0;
                 if i + 1 < self.count() {
-                    clear |= TCP_FIN | TCP_PSH;
+                    clear |= TCP_ENDS;
                 }
                 if i > 0 {
                     clear |= TCP_CWR;

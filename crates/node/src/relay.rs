@@ -6,10 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use weft_wire::{
-    AddressFamily, HEADER_LEN, INNER_HEADER_LEN, InnerHeader, InnerKind, Lane, NetworkId, PeerId,
-    RELAY_OVERHEAD, TAG_LEN, overhead,
-};
+use weft_wire::{AddressFamily, Lane, PeerId, RELAY_OVERHEAD, overhead};
 
 use crate::control::Control;
 use crate::node::{Node, Transmit, canonical};
@@ -33,14 +30,8 @@ impl Node {
             return;
         };
         let Ok(counter) = session.send.reserve(Lane::CONTROL, 1) else { return };
-        let inner = InnerHeader { kind: InnerKind::Relay, ttl: 1, network: NetworkId::from_u48(0) };
         let mut outer = Vec::with_capacity(datagram.len() + RELAY_OVERHEAD);
-        outer.extend([0; HEADER_LEN]);
-        outer.extend(inner.to_bytes());
-        outer.extend(target.0);
-        outer.extend(datagram);
-        outer.extend([0; TAG_LEN]);
-        debug_assert!(outer.len() > HEADER_LEN + INNER_HEADER_LEN + TAG_LEN);
+        target.write_relay_request(&datagram, &mut outer);
         session.send.seal(Lane::CONTROL, counter, &mut outer);
         self.outbox.push_back(Transmit { to: session.remote, datagram: outer });
     }

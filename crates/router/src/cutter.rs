@@ -20,7 +20,7 @@ use std::io;
 use std::ops::Range;
 
 use weft_dataplane::{
-    GsoKind, MAX_HEADERS_LEN, Packet, Segments, Transport, UnsupportedFrame, VnetHdr, frame_kind,
+    GsoKind, MAX_HEADERS_LEN, Packet, Segments, TCP_ENDS, Transport, UnsupportedFrame, VnetHdr, frame_kind,
 };
 use weft_sys::{MAX_PIECES, ReadLayout};
 use weft_wire::{HEADER_LEN, INNER_HEADER_LEN, InnerKind, TAG_LEN};
@@ -37,8 +37,6 @@ const BUF_LEN: usize = 2 << 20;
 const MIN_PREDICTED_GSO: usize = MAX_FRAME_LEN / (MAX_PIECES - 2) + 1;
 /// SYN, RST, URG: what such a segment says counts for it as a whole.
 const TCP_NEVER_CUT: u8 = 0x02 | 0x04 | 0x20;
-/// FIN and PSH, which stand in the last segment only.
-const TCP_ENDS: u8 = 0x01 | 0x08;
 /// Ordinary frames after which no super-frame is predicted.
 const PREDICT_FOR: u8 = 64;
 

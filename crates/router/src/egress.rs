@@ -12,7 +12,7 @@ use weft_noise::SendSession;
 use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
 use weft_wire::{
     FRAGMENT_HEADER_LEN, FragmentHeader, HEADER_LEN, InnerHeader, InnerKind, Lane, Mac, NetworkId, PeerId,
-    RELAY_OVERHEAD, TAG_LEN,
+    RELAY_OVERHEAD,
 };
 
 use crate::NodeInput;
@@ -409,16 +409,11 @@ fn wrap(
     session: &SendSession,
     lane: Lane,
 ) -> bool {
-    let inner = InnerHeader { kind: InnerKind::Relay, ttl: 1, network: NetworkId::from_u48(0) }.to_bytes();
     let datagrams = datagrams.chunks(segment_len.max(1));
     let Ok(counter) = session.reserve(lane, datagrams.len() as u64) else { return false };
     for (counter, datagram) in (counter..).zip(datagrams) {
         let start = out.len();
-        out.extend([0; HEADER_LEN]);
-        out.extend(inner);
-        out.extend(peer.0);
-        out.extend(datagram);
-        out.extend([0; TAG_LEN]);
+        peer.write_relay_request(datagram, out);
         session.seal(lane, counter, out.get_mut(start..).unwrap_or_default());
     }
     true

@@ -70,19 +70,13 @@ impl Ingress {
     /// Takes what the socket has, up to a limit; whether there were frames.
     pub(crate) fn run(&mut self, context: &Context, snapshots: &mut Snapshots, taps: &Taps) -> bool {
         let mut moved = false;
+        let mut batch = [Received::NONE; BATCH];
         for _ in 0..MAX_CALLS {
-            let mut batch = [Received::NONE; BATCH];
-            let (n_asked, received) = if self.n_single >= SINGLES {
-                (BATCH, context.socket.receive_many(&mut self.buf, STRIDE, &mut batch))
-            } else {
-                let one = context.socket.receive(self.buf.get_mut(..STRIDE).unwrap_or_default());
-                (
-                    1,
-                    one.map(|one| {
-                        batch[0] = one;
-                        1
-                    }),
-                )
+            let (socket, buf) = (&context.socket, &mut self.buf);
+            let n_asked = if self.n_single >= SINGLES { BATCH } else { 1 };
+            let received = match batch.first_chunk_mut::<1>() {
+                Some(one) if n_asked == 1 => socket.receive_many(buf, STRIDE, one),
+                _ => socket.receive_many(buf, STRIDE, &mut batch),
             };
             // Errors are "nothing there", or of single datagrams.
             let Ok(n) = received else { break };
@@ -185,12 +179,11 @@ impl Ingress {
                     }
                     None => context.drop(DropReason::BadInner, 1),
                 },
+                InnerKind::Relay if inner.ttl == 0 => context.drop(DropReason::BadInner, 1),
                 InnerKind::Relay => {
                     let by = opener.view.peer;
-                    if inner.ttl == 0 {
-                        context.drop(DropReason::BadInner, 1);
-                    } else {
-                        self.relay.hand_on(context, snapshot, by, at..end, &mut self.buf);
+                    if let Err(reason) = self.relay.hand_on(context, snapshot, by, at..end, &mut self.buf) {
+                        context.drop(reason, 1);
                     }
                 }
                 InnerKind::Fragment => {

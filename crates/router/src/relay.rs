@@ -52,19 +52,6 @@ impl Relay {
         by: PeerIdx,
         range: Range<usize>,
         buf: &mut [u8],
-    ) {
-        if let Err(reason) = self.seal(context, snapshot, by, range, buf) {
-            context.drop(reason, 1);
-        }
-    }
-
-    fn seal(
-        &mut self,
-        context: &Context,
-        snapshot: &Snapshot,
-        by: PeerIdx,
-        range: Range<usize>,
-        buf: &mut [u8],
     ) -> Result<(), DropReason> {
         let payload = range.start + HEADER_LEN + INNER_HEADER_LEN..range.end.saturating_sub(TAG_LEN);
         let asked = buf.get(payload.clone()).and_then(PeerId::split_relay_header);

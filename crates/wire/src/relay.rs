@@ -8,7 +8,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crate::{HEADER_LEN, INNER_HEADER_LEN, PeerId, TAG_LEN};
+use crate::{HEADER_LEN, INNER_HEADER_LEN, InnerHeader, InnerKind, NetworkId, PeerId, TAG_LEN};
 
 /// Length of the relay header.
 pub const RELAY_HEADER_LEN: usize = 16;
@@ -32,6 +32,17 @@ impl PeerId {
         }
     }
 
+    /// Appends to `out` the datagram that asks a relay to hand `datagram` on to the peer. It is [`RELAY_OVERHEAD`] bytes
+    /// longer, and to be sealed: the outer header and the tag are zeros.
+    pub fn write_relay_request(self, datagram: &[u8], out: &mut Vec<u8>) {
+        let inner = InnerHeader { kind: InnerKind::Relay, ttl: 1, network: NetworkId::from_u48(0) };
+        out.extend([0; HEADER_LEN]);
+        out.extend(inner.to_bytes());
+        out.extend(self.0);
+        out.extend(datagram);
+        out.extend([0; TAG_LEN]);
+    }
+
     /// Splits a payload into its relay header and the datagram; `None` when there is no room for a datagram's header.
     #[must_use]
     pub fn split_relay_header(payload: &[u8]) -> Option<(Self, &[u8])> {
@@ -51,6 +62,17 @@ mod tests {
         for text in ["192.0.2.1:0", "192.0.2.1:6783", "[2001:db8::1]:6783"] {
             assert_eq!(PeerId::of_relayed_address(text.parse().unwrap()), None);
         }
+    }
+
+    #[test]
+    fn a_request_is_read_as_it_was_written() {
+        let (id, datagram) = (PeerId([7; 16]), [1; 40]);
+        let mut out = vec![9];
+        id.write_relay_request(&datagram, &mut out);
+        assert_eq!(out.len(), 1 + datagram.len() + RELAY_OVERHEAD);
+        let sealed = &out[1 + HEADER_LEN..out.len() - TAG_LEN];
+        assert_eq!(InnerHeader::parse(sealed).map(|inner| inner.kind), Some(InnerKind::Relay));
+        assert_eq!(PeerId::split_relay_header(&sealed[INNER_HEADER_LEN..]), Some((id, &datagram[..])));
     }
 
     #[test]
