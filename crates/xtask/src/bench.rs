@@ -36,6 +36,9 @@ pub(crate) struct BenchArgs {
     /// bridge, weft-local
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<Overlay>,
+    /// Measure this build of weft too, as weft-before, so that a change is compared within one run
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
     /// MTU of the underlay
     #[arg(long, default_value_t = 1500, value_name = "BYTES", value_parser = clap::value_parser!(u16).range(1280..=9000))]
     mtu: u16,
@@ -62,6 +65,14 @@ pub(crate) struct BenchArgs {
     svg: Option<PathBuf>,
 }
 
+/// The programs that are measured.
+struct Programs {
+    /// weft as this source builds it.
+    weft: PathBuf,
+    /// Another build, to compare with.
+    before: Option<PathBuf>,
+}
+
 /// Measures, and prints the table.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     weft_lab::install_missing(&[
@@ -72,7 +83,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ("ping", "iputils-ping"),
         ("wg", "wireguard-tools"),
     ])?;
-    let program = plugin::build_release()?;
+    let programs = Programs { weft: plugin::build_release()?, before: before(args)? };
     let underlay = Underlay {
         mtu: args.mtu,
         loss_permille: args.loss_permille,
@@ -80,13 +91,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         segmented: args.segmented || args.loss_permille > 0 || args.reorder_permille > 0,
         offloads: !args.no_offloads,
     };
-    let wanted = if args.only.is_empty() { Overlay::ALL.to_vec() } else { args.only.clone() };
+    let mut wanted = if args.only.is_empty() { Overlay::ALL.to_vec() } else { args.only.clone() };
+    if args.before.is_some() && !wanted.contains(&Overlay::WeftBefore) {
+        // Beside what it is compared with, so that the machine's drift is the least.
+        let place = wanted.iter().position(|overlay| *overlay == Overlay::WeftAes).unwrap_or(wanted.len());
+        wanted.insert(place, Overlay::WeftBefore);
+    }
     let mut rounds: BTreeMap<Overlay, Vec<Figures>> = BTreeMap::new();
     for round in 1..=args.runs {
         for overlay in &wanted {
             eprintln!("round {round} of {}: {overlay}", args.runs);
             let ground = Ground::new(&underlay).context("cannot lay out the namespaces")?;
-            let up = match overlay.start(&ground, &program) {
+            let up = match overlay.start(&ground, &programs) {
                 Ok(up) => up,
                 Err(error) if overlay.is_optional() => {
                     eprintln!("  left out: {error:#}");
@@ -113,4 +129,16 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
     Ok(())
+}
+
+/// The other build, by its whole path, since it is started from other folders.
+fn before(args: &BenchArgs) -> Result<Option<PathBuf>> {
+    ensure!(
+        args.before.is_some() || !args.only.contains(&Overlay::WeftBefore),
+        "weft-before is another build of weft: name it by --before PROGRAM"
+    );
+    args.before
+        .as_ref()
+        .map(|path| path.canonicalize().with_context(|| format!("cannot find {}", path.display())))
+        .transpose()
 }

@@ -1,14 +1,14 @@
 //! What is measured, and how each is set up.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
 use super::ground::{Ground, container_address, host_address};
 use super::shell::{self, Background};
-use super::weft;
+use super::{Programs, weft};
 
 /// MTU that Docker's overlay leaves of 1500: 50 bytes less.
 const VXLAN_OVERHEAD: u16 = 50;
@@ -30,6 +30,8 @@ pub(super) enum Overlay {
     WireguardGo,
     /// vpncloud, its TAP behind a bridge.
     Vpncloud,
+    /// Another build of weft with AES-256-GCM.
+    WeftBefore,
     /// weft with AES-256-GCM.
     WeftAes,
     /// weft with ChaCha20-Poly1305.
@@ -47,6 +49,7 @@ impl fmt::Display for Overlay {
             Self::Vxlan => "vxlan",
             Self::WireguardGo => "wireguard-go",
             Self::Vpncloud => "vpncloud",
+            Self::WeftBefore => "weft-before",
             Self::WeftAes => "weft-aes",
             Self::WeftChacha => "weft-chacha",
             Self::Bridge => "bridge",
@@ -70,6 +73,7 @@ pub(super) struct Up {
 }
 
 impl Overlay {
+    /// All that need no program named on the command line.
     pub(super) const ALL: [Self; 8] = [
         Self::Raw,
         Self::Vxlan,
@@ -87,17 +91,21 @@ impl Overlay {
     }
 
     /// Sets it up, and waits until a packet passes.
-    pub(super) fn start(self, ground: &Ground, program: &Path) -> Result<Up> {
+    pub(super) fn start(self, ground: &Ground, programs: &Programs) -> Result<Up> {
         let mtu = ground.underlay.mtu;
         let (processes, overlay_mtu) = match self {
             Self::Raw => (Vec::new(), mtu),
             Self::Vxlan => vxlan(ground, mtu - VXLAN_OVERHEAD)?,
             Self::WireguardGo => wireguard_go(ground, mtu - WIREGUARD_OVERHEAD)?,
             Self::Vpncloud => vpncloud(ground, mtu - VPNCLOUD_OVERHEAD)?,
-            Self::WeftAes => weft::across(ground, program, "aes-256-gcm")?,
-            Self::WeftChacha => weft::across(ground, program, "chacha20-poly1305")?,
+            Self::WeftBefore => {
+                let before = programs.before.as_ref().context("no other build is named")?;
+                weft::across(ground, before, "aes-256-gcm")?
+            }
+            Self::WeftAes => weft::across(ground, &programs.weft, "aes-256-gcm")?,
+            Self::WeftChacha => weft::across(ground, &programs.weft, "chacha20-poly1305")?,
             Self::Bridge => bridge(ground, mtu)?,
-            Self::WeftLocal => weft::local(ground, program)?,
+            Self::WeftLocal => weft::local(ground, &programs.weft)?,
         };
         let up = match self {
             Self::Raw => Up {

@@ -10,7 +10,7 @@ use super::measure::{Figures, NAMES};
 use super::overlay::Overlay;
 
 /// A ratio or difference that says how weft stands: name, weft's side, the other side, figure, what was aimed at.
-const AIMS: [Aim; 8] = [
+const AIMS: [Aim; 11] = [
     Aim {
         name: "tcp1_aes_to_vxlan",
         of: Overlay::WeftAes,
@@ -58,6 +58,27 @@ const AIMS: [Aim; 8] = [
         of: Overlay::WeftAes,
         to: Overlay::Vxlan,
         figure: "udp1400_kpps",
+        least: 0.0,
+    },
+    Aim {
+        name: "tcp1_aes_to_before",
+        of: Overlay::WeftAes,
+        to: Overlay::WeftBefore,
+        figure: "tcp1_gbps",
+        least: 0.0,
+    },
+    Aim {
+        name: "tcp4_aes_to_before",
+        of: Overlay::WeftAes,
+        to: Overlay::WeftBefore,
+        figure: "tcp4_gbps",
+        least: 0.0,
+    },
+    Aim {
+        name: "cpu_aes_to_before",
+        of: Overlay::WeftAes,
+        to: Overlay::WeftBefore,
+        figure: "overlay_cpu_s_per_gb",
         least: 0.0,
     },
     Aim {
