@@ -22,6 +22,8 @@ const TURN: Duration = Duration::from_micros(500);
 /// Data datagrams at most this long are meddled with, so that the whole of one takes no second.
 const MAX_LEN: usize = 320;
 const BURST: usize = 64;
+/// mac2, all zeros without a cookie, and mac1 after it are the last of an Init.
+const MAC_LEN: usize = 16;
 
 #[derive(Debug, Args)]
 pub(crate) struct MeddleArgs {
@@ -33,6 +35,9 @@ pub(crate) struct MeddleArgs {
     /// Pass frames of containers on, without changing a bit of them
     #[arg(long)]
     spare_frames: bool,
+    /// Change nothing but Cookies to this port
+    #[arg(long, value_name = "PORT")]
+    cookies_to: Option<u16>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -60,6 +65,7 @@ pub(crate) fn run(args: &MeddleArgs) -> Result<Meddled> {
         sides,
         initiators: BTreeSet::new(),
         spare_frames: args.spare_frames,
+        cookies_to: args.cookies_to,
         report: Meddled::default(),
     };
     eprintln!("between {first} and {second}");
@@ -99,6 +105,7 @@ struct Meddler {
     /// Session numbers under which initiators wait for data.
     initiators: BTreeSet<u32>,
     spare_frames: bool,
+    cookies_to: Option<u16>,
     report: Meddled,
 }
 
@@ -144,8 +151,13 @@ impl Meddler {
             MessageType::Data => "Data, frame".to_owned(),
             other => format!("{other:?}"),
         };
-        let is_spared = header.message == MessageType::Data
-            && (datagram.len() > MAX_LEN || (!is_control && self.spare_frames));
+        let is_spared = match self.cookies_to {
+            Some(port) => header.message != MessageType::Cookie || udp.to.port() != port,
+            None => {
+                header.message == MessageType::Data
+                    && (datagram.len() > MAX_LEN || (!is_control && self.spare_frames))
+            }
+        };
         let direction = format!("{kind}, {} to {}", self.name(from), self.name(to));
         if is_spared || self.report.kinds.contains_key(&direction) {
             return Ok(());
@@ -181,14 +193,24 @@ impl Meddler {
     /// Whether only one who took a datagram of the type `taken` for good sends `frame`.
     fn is_answer(&self, taken: MessageType, frame: &[u8]) -> bool {
         let Some(udp) = Udp::parse(frame) else { return false };
-        udp.datagrams().iter().filter_map(|datagram| Header::parse(datagram)).any(|header| match taken {
-            MessageType::Init => matches!(header.message, MessageType::Response | MessageType::Cookie),
-            MessageType::Response => header.message == MessageType::Finish,
-            MessageType::Finish => {
-                header.message == MessageType::Data && self.initiators.contains(&header.receiver.session())
-            }
-            // Sessions speak at any time: here only counters tell.
-            MessageType::Cookie | MessageType::Data => false,
-        })
+        udp.datagrams().iter().filter_map(|datagram| Some((Header::parse(datagram)?, datagram))).any(
+            |(header, datagram)| match taken {
+                MessageType::Init => matches!(header.message, MessageType::Response | MessageType::Cookie),
+                MessageType::Response => header.message == MessageType::Finish,
+                MessageType::Finish => {
+                    header.message == MessageType::Data
+                        && self.initiators.contains(&header.receiver.session())
+                }
+                // Who took a Cookie sends its Init again, with a mac2.
+                MessageType::Cookie => header.message == MessageType::Init && has_mac2(datagram),
+                // Sessions speak at any time: here only counters tell.
+                MessageType::Data => false,
+            },
+        )
     }
+}
+
+fn has_mac2(init: &[u8]) -> bool {
+    let before_mac1 = init.split_last_chunk::<MAC_LEN>().map_or(init, |(before, _)| before);
+    !before_mac1.ends_with(&[0; MAC_LEN])
 }

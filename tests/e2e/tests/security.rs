@@ -45,6 +45,7 @@ fn main() -> ExitCode {
             shared("secret_is_never_shown", local::secret_is_never_shown).once(),
             Scenario::own("replay", outsider::replay).once(),
             Scenario::own("flipped_bits", outsider::flipped_bits).once(),
+            Scenario::own("flipped_cookie", outsider::flipped_cookie).once(),
             Scenario::own("silence", outsider::silence).once(),
             Scenario::own("flood", outsider::flood).once(),
             Scenario::own("isolation", member::isolation).once(),

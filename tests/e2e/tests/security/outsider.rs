@@ -199,6 +199,51 @@ pub(crate) fn flipped_bits(engine: Engine, weft: &Weft) -> Result<()> {
     plain.ensure_sound()
 }
 
+/// Cookies, whose first byte is 4, to who floods.
+const COOKIES_TO_OTHERS: &str = "udp src port 6783 and not dst port 6783 and udp[8] = 4";
+
+/// A host that is flooded demands a cookie of a peer that dials it, and each single bit of the Cookie is flipped on the way.
+///
+/// The flood comes from the dialling host's own address: so the peer gets in by its cookie alone.
+pub(crate) fn flipped_cookie(engine: Engine, weft: &Weft) -> Result<()> {
+    let plain = Plain::prepare("cookie", engine, weft, 2, &[])?;
+    weft.make_secret(&plain.lab, "cluster")?;
+    for port in ["host1", "host2"] {
+        plain.lab.run_on_fabric(&["ip", "link", "set", port, "nomaster"])?;
+    }
+    let (program, secret) = (adversary::program()?, adversary::secret_file(&plain.lab, "cluster")?);
+    let meddle = ["meddle", "--between", "host1", "host2", "--cookies-to=6783", "--seconds=10"];
+    let target = format!("{}:6783", plain.host(0).ipv4());
+    let report = thread::scope(|scope| -> Result<Value> {
+        let meddler = scope.spawn(|| adversary::on_wire(&plain.lab, &meddle));
+        let connected = (|| -> Result<()> {
+            plain.start_daemon(0, &["PEERS="])?;
+            let flood = ["--kind=right-mac1", "--rate=80", "--seconds=8", "--secret", &secret];
+            let flood = [&[program, "flood", "--target", &target][..], &flood].concat();
+            let demanded = plain.host(0).spawn_in_network(
+                "demanded",
+                ["tcpdump", "-lnn", "--immediate-mode", "-i", "eth0", COOKIES_TO_OTHERS],
+            )?;
+            wait_until("tcpdump", Duration::from_secs(5), || Ok(demanded.text()?.contains("listening on")))?;
+            let flood = plain.host(1).spawn_in_network("flood", &flood)?;
+            wait_until("cookies to be demanded", Duration::from_secs(5), || {
+                Ok(demanded.text()?.contains(" UDP, "))
+            })?;
+            demanded.signal("INT")?;
+            plain.start_daemon(1, &[])?;
+            plain.wait_connected()?;
+            flood.wait(Duration::from_secs(20)).map(drop)
+        })();
+        let report = meddler.join().map_err(|_| anyhow::anyhow!("the meddler panicked"))??;
+        connected.map(|()| report)
+    })?;
+    println!("flips of a cookie: {report}");
+    let done = &report["kinds"]["Cookie, host1 to host2"];
+    ensure!(number(done, "flipped")? >= 8 * 64, "no Cookie was changed: {report}");
+    ensure!(number(done, "answers")? == 0, "a changed Cookie was taken: {report}");
+    plain.ensure_sound()
+}
+
 /// Not one byte is answered to who does not know the secret.
 pub(crate) fn silence(engine: Engine, weft: &Weft) -> Result<()> {
     let plain = Plain::start("silence", engine, weft, 2, &[])?;
