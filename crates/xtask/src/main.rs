@@ -72,7 +72,10 @@ fn main() -> ExitCode {
         Command::Plugin { out } => {
             plugin::build_release().and_then(|weft| plugin::make(&weft, &out)).map(|()| true)
         }
-        Command::Deb => deb::run().map(|()| true),
+        Command::Deb => deb::run().map(|file| {
+            println!("{}", file.display());
+            true
+        }),
         Command::Tidy => tidy::run().map(|problems| {
             for problem in &problems {
                 eprintln!("tidy: {problem}");

@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Args;
 use weft_lab::Engine;
 
-use crate::{cargo, plugin, supply, tidy};
+use crate::{cargo, deb, plugin, supply, tidy};
 
 /// What of the tests is run.
 #[derive(Debug, Args)]
@@ -138,6 +138,15 @@ fn end_to_end(args: &TestArgs, suites: &[&str], total: &mut Count) -> Result<()>
             .env("WEFT_E2E_ENGINES", names.join(","));
         if args.long {
             command.env("WEFT_E2E_LONG", "1");
+        }
+        if args.long && *suite == "operations" {
+            match deb::make(&weft) {
+                Ok(package) => drop(command.env("WEFT_DEB", package)),
+                Err(error) => {
+                    println!("the Debian package cannot be made: {error:#}");
+                    total.add(false);
+                }
+            }
         }
         run_step(&format!("end-to-end suite {suite}"), &mut command, total)?;
     }
