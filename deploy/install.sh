@@ -75,27 +75,36 @@ fi
 [[ -x $plugin_dir/rootfs/usr/bin/weft && -f $plugin_dir/config.json ]] ||
     die "$plugin_dir is no plugin directory: it holds no config.json and rootfs/usr/bin/weft"
 
-install -m 0755 "$plugin_dir/rootfs/usr/bin/weft" /usr/local/bin/weft.new
-mv /usr/local/bin/weft.new /usr/local/bin/weft
-if [[ -d $completions ]]; then
-    /usr/local/bin/weft completions bash >"$completions/weft"
-fi
+[[ ! -e $secret || -f $secret ]] || die "$secret is not a file: --secret names the file with the cluster secret"
 
 if [[ ! -e $secret ]]; then
     mkdir -p -m 0700 "$(dirname "$secret")"
-    /usr/local/bin/weft init --out "$secret"
+    "$plugin_dir/rootfs/usr/bin/weft" init --out "$secret"
 fi
 
 if installed; then
     echo "the plugin is installed already; to put this build in its place: $0 --uninstall, then again"
+    has=$(docker plugin inspect --format '{{range .Settings.Env}}{{println .}}{{end}}' "$plugin")
+    for setting in "${settings[@]}"; do
+        [[ $setting == *.source=* ]] || grep -qxF -e "$setting" <<<"$has" ||
+            echo "install.sh: not set: $setting (docker plugin disable, docker plugin set $plugin $setting, enable)" >&2
+    done
     docker plugin inspect --format '{{.Enabled}}' "$plugin" | grep -qx true || docker plugin enable "$plugin" >/dev/null
 else
     docker plugin create "$plugin" "$plugin_dir" >/dev/null
-    docker plugin set "$plugin" "secret.source=$secret" "${settings[@]}"
-    docker plugin enable "$plugin" >/dev/null || {
+    undo() {
         docker plugin rm --force "$plugin" >/dev/null
-        die "dockerd could not start the plugin: see its log"
+        die "$1"
     }
+    docker plugin set "$plugin" "secret.source=$secret" "${settings[@]}" ||
+        undo "dockerd refuses a setting: see above; plugin/README.md lists what can be set"
+    docker plugin enable "$plugin" >/dev/null || undo "dockerd could not start the plugin: see above, and its log"
+fi
+
+install -m 0755 "$plugin_dir/rootfs/usr/bin/weft" /usr/local/bin/weft.new
+mv /usr/local/bin/weft.new /usr/local/bin/weft
+if [[ -d $completions ]]; then
+    /usr/local/bin/weft completions bash >"$completions/weft"
 fi
 
 for _ in {1..50}; do

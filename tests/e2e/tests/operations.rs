@@ -6,6 +6,8 @@ mod commands;
 mod doctor;
 #[path = "operations/http.rs"]
 mod http;
+#[path = "operations/packages.rs"]
+mod packages;
 
 use std::process::ExitCode;
 
@@ -31,6 +33,8 @@ fn main() -> ExitCode {
             shared("doctor_finds", doctor::finds_on_a_running_host).once(),
             Scenario::own("doctor_finds_settings", doctor::finds_wrong_settings).once(),
             Scenario::own("connect_and_forget", commands::connect_and_forget).once(),
+            Scenario::own("package", packages::package_from_install_to_purge).long().once(),
+            Scenario::own("script_names_what_is_missing", packages::script_names_what_is_missing).long().once(),
         ],
     )
 }
