@@ -90,3 +90,89 @@ fn settings(args: &RunArgs) -> Result<Settings, SettingError> {
 fn default_allowlist(plugin: bool) -> std::path::PathBuf {
     if plugin { "/run/secrets/weft-allowlist".into() } else { "/etc/weft/allowlist".into() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+    use crate::args::{Args, Command};
+
+    /// Settings that only a daemon of a host has: in the plugin they are mounts.
+    const OF_A_HOST: [&str; 3] = ["ALLOWLIST_FILE", "SECRET_FILE", "STATE_DIR"];
+
+    /// What the daemon reads of its environment, with the names of the options.
+    fn of_the_daemon() -> BTreeMap<String, String> {
+        let grammar = Args::command();
+        let run = grammar.find_subcommand("run").unwrap();
+        let shown = run.get_arguments().filter(|arg| !arg.is_hide_set());
+        let with_env =
+            shown.filter_map(|arg| Some((arg.get_env()?.to_str()?.to_owned(), arg.get_long()?.to_owned())));
+        with_env.filter(|(name, _)| name != "WEFT_SOCKET").collect()
+    }
+
+    /// Names and values in the file of examples, each with a comment above it.
+    fn of_the_example() -> BTreeMap<String, String> {
+        let text = include_str!("../../../deploy/weft.env.example");
+        let lines: Vec<&str> = text.lines().collect();
+        for pair in lines.windows(2) {
+            assert!(
+                !pair[1].contains('=') || pair[1].starts_with('#') || pair[0].starts_with("# "),
+                "{}",
+                pair[1]
+            );
+        }
+        let settings =
+            lines.iter().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+        settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
+    fn of_the_plugin() -> BTreeMap<String, String> {
+        let config: serde_json::Value =
+            serde_json::from_str(include_str!("../../../plugin/config.json")).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+        config["env"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| (text(&one["name"]), text(&one["value"])))
+            .collect()
+    }
+
+    /// What the daemon makes of these values, in words.
+    fn understood(values: &BTreeMap<String, String>, plugin: bool) -> String {
+        let options = of_the_daemon();
+        let given = values.iter().map(|(name, value)| format!("--{}={value}", options[name]));
+        let words = ["weft", "run"].map(str::to_owned).into_iter();
+        let words = words.chain(plugin.then(|| "--plugin".to_owned())).chain(given);
+        let Command::Run(args) = Args::parse_from(words).command else { unreachable!("it says run") };
+        format!("{:?} {} {:?}", settings(&args).unwrap(), args.log_level, args.confine)
+    }
+
+    #[test]
+    fn every_setting_is_explained_and_has_one_name_everywhere() {
+        let daemon: Vec<String> = of_the_daemon().into_keys().collect();
+        let example: Vec<String> = of_the_example().into_keys().collect();
+        assert_eq!(example, daemon, "deploy/weft.env.example");
+        let of_a_host = |name: &String| OF_A_HOST.contains(&name.as_str());
+        let plugin: Vec<String> = of_the_plugin().into_keys().collect();
+        let expected: Vec<String> = daemon.iter().filter(|name| !of_a_host(name)).cloned().collect();
+        assert_eq!(plugin, expected, "plugin/config.json");
+        for (document, text, names) in [
+            ("plugin/README.md", include_str!("../../../plugin/README.md"), &plugin),
+            ("docs/operations.md", include_str!("../../../docs/operations.md"), &daemon),
+        ] {
+            for name in names {
+                assert!(text.contains(&format!("`{name}`")), "{document} lacks {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_written_down_is_the_default() {
+        assert_eq!(understood(&of_the_example(), false), understood(&BTreeMap::new(), false));
+        assert_eq!(understood(&of_the_plugin(), true), understood(&BTreeMap::new(), true));
+    }
+}

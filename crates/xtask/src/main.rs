@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask test`, `demo`, `bench`, `plugin`, `tidy`.
+//! Developer commands: `cargo xtask test`, `demo`, `bench`, `plugin`, `deb`, `tidy`.
 
 mod bench;
 mod cargo;

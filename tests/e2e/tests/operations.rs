@@ -1,11 +1,19 @@
 //! Suite `operations`: what an operator touches, on real hosts: status, HTTP, ping, doctor, report, live map.
 
+#[path = "operations/browser.rs"]
+mod browser;
 #[path = "operations/commands.rs"]
 mod commands;
 #[path = "operations/doctor.rs"]
 mod doctor;
+#[path = "operations/examples.rs"]
+mod examples;
+#[path = "operations/grafana.rs"]
+mod grafana;
 #[path = "operations/http.rs"]
 mod http;
+#[path = "operations/map.rs"]
+mod map;
 #[path = "operations/packages.rs"]
 mod packages;
 
@@ -29,12 +37,19 @@ fn main() -> ExitCode {
             shared("report_has_no_secret", commands::report_has_no_secret).once(),
             shared("http", http::answers).once(),
             shared("http_refuses", http::refuses).once(),
-            shared("map_in_a_browser", http::map_in_a_browser).once(),
+            shared("map_in_a_browser", map::in_a_browser).once(),
+            shared("map_by_keyboard", map::by_keyboard).once(),
+            shared("dashboard", grafana::dashboard_has_answers).once(),
+            shared("example_stack", examples::stack).once(),
+            shared("example_compose", examples::compose).long().once(),
             shared("doctor_finds", doctor::finds_on_a_running_host).once(),
             Scenario::own("doctor_finds_settings", doctor::finds_wrong_settings).once(),
             Scenario::own("connect_and_forget", commands::connect_and_forget).once(),
             Scenario::own("package", packages::package_from_install_to_purge).long().once(),
-            Scenario::own("script_names_what_is_missing", packages::script_names_what_is_missing).long().once(),
+            Scenario::own("unit_under_systemd", packages::unit_under_systemd).long().once(),
+            Scenario::own("script_names_what_is_missing", packages::script_names_what_is_missing)
+                .long()
+                .once(),
         ],
     )
 }

@@ -75,6 +75,12 @@ impl Engine {
         paths::cache_dir().join("engines").join(self.release())
     }
 
+    /// Where the root filesystem with systemd is kept.
+    #[must_use]
+    pub fn root_with_systemd(self) -> PathBuf {
+        paths::cache_dir().join("engines").join(format!("{}-systemd", self.release()))
+    }
+
     /// Makes the root filesystem unless it is there, and returns its directory. Takes a minute or two when it
     /// is not. Two processes that need the same one wait for each other. It is never written to afterwards:
     /// the hosts lay an overlay over it.
@@ -82,17 +88,29 @@ impl Engine {
     /// # Errors
     /// When the mirror cannot be reached or `debootstrap` fails; the cache is left without it.
     pub fn ensure(self) -> Result<PathBuf> {
-        let root = self.root();
-        if self.is_complete(&root) {
+        self.ensure_of(self.root(), &self.packages())
+    }
+
+    /// The same with systemd in it, for hosts that boot.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub fn ensure_with_systemd(self) -> Result<PathBuf> {
+        self.ensure_of(self.root_with_systemd(), &format!("{},systemd,systemd-sysv", self.packages()))
+    }
+
+    fn ensure_of(self, root: PathBuf, recipe: &str) -> Result<PathBuf> {
+        if is_complete(&root, recipe) {
             return Ok(root);
         }
         packages::install_needed()?;
         let cache = root.parent().context("the cache has a parent")?.to_owned();
         fs::create_dir_all(&cache)?;
-        let lock = File::create(cache.join(format!("{}.lock", self.release())))?;
+        let name = root.file_name().context("the root has a name")?.to_string_lossy().into_owned();
+        let lock = File::create(cache.join(format!("{name}.lock")))?;
         lock.lock()?;
-        if !self.is_complete(&root) {
-            self.build(&cache, &root)
+        if !is_complete(&root, recipe) {
+            self.build(&cache, &name, recipe)
                 .with_context(|| format!("cannot make the root filesystem of engine {self}"))?;
         }
         Ok(root)
@@ -114,23 +132,17 @@ impl Engine {
         Ok(())
     }
 
-    /// A root made by an older recipe counts as absent.
-    fn is_complete(self, root: &Path) -> bool {
-        fs::read_to_string(root.join(".weft-lab")).is_ok_and(|recipe| recipe == self.packages())
-    }
-
-    fn build(self, cache: &Path, root: &Path) -> Result<()> {
-        let release = self.release();
-        let building = cache.join(format!(".{release}.building"));
+    fn build(self, cache: &Path, name: &str, recipe: &str) -> Result<()> {
+        let (root, building) = (cache.join(name), cache.join(format!(".{name}.building")));
         // The lock is ours: what is here was left by one that was interrupted, or by an older recipe.
-        for stale in [&building, &root.to_owned()] {
+        for stale in [&building, &root] {
             if stale.exists() {
                 fs::remove_dir_all(stale)?;
             }
         }
         let mirror = mirror()?;
         eprintln!("lab: making the root filesystem of engine {self} (a minute or two, once)");
-        let log = cache.join(format!("{release}.log"));
+        let log = cache.join(format!("{name}.log"));
         // A mount namespace of its own, so that an interruption leaves no mounts; a pid namespace, so that it
         // leaves no processes.
         let mut command = command::command(
@@ -145,7 +157,7 @@ impl Engine {
                 "--variant=minbase",
             ],
         );
-        command.arg(format!("--include={}", self.packages())).arg(release).arg(&building).arg(&mirror.uri);
+        command.arg(format!("--include={recipe}")).arg(self.release()).arg(&building).arg(&mirror.uri);
         if let Some(proxy) = mirror.proxy {
             command.env("http_proxy", proxy);
         }
@@ -161,10 +173,15 @@ impl Engine {
             bail!("debootstrap: {status}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
         }
         fs::remove_dir_all(building.join("var/cache/apt"))?;
-        fs::write(building.join(".weft-lab"), self.packages())?;
-        fs::rename(&building, root)?;
+        fs::write(building.join(".weft-lab"), recipe)?;
+        fs::rename(&building, &root)?;
         Ok(())
     }
+}
+
+/// A root made by an older recipe counts as absent.
+fn is_complete(root: &Path, recipe: &str) -> bool {
+    fs::read_to_string(root.join(".weft-lab")).is_ok_and(|made_by| made_by == recipe)
 }
 
 impl fmt::Display for Engine {

@@ -151,6 +151,15 @@ impl Host {
         Background::start(&mut self.holder.enter(args), &self.log_path(log_name)?)
     }
 
+    /// The same, counted in the host's control groups.
+    pub(crate) fn spawn_as_service<S: AsRef<OsStr>>(
+        &self,
+        log_name: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<Background> {
+        Background::start(&mut self.holder.enter_as_service(args), &self.log_path(log_name)?)
+    }
+
     /// Starts a program in the host's network only, with this machine's programs and files.
     ///
     /// # Errors
@@ -169,6 +178,11 @@ impl Host {
     /// As [`run`](Self::run).
     pub fn run_in_network<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
         command::check(&mut self.holder.enter_network(args)).with_context(|| self.name.clone())
+    }
+
+    /// A command for a program in the host's network only, with this machine's programs and files; not started yet.
+    pub fn command_in_network<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
+        self.holder.enter_network(args)
     }
 
     /// A file of the lab for this host's log `name`, as this machine sees it; dockerd's is `dockerd`.

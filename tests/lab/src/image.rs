@@ -23,13 +23,19 @@ pub(crate) fn prepare(host: &Host) -> Result<()> {
 
 /// Gives the host the image [`BUSYBOX`].
 pub(crate) fn import(host: &Host) -> Result<()> {
+    host.run(import_command(host)?)?;
+    Ok(())
+}
+
+/// The words that give the image to the dockerd of whoever says them on the host.
+pub(crate) fn import_command(host: &Host) -> Result<[String; 6]> {
     let (outside, inside) = host.shared_dir("images")?;
     if !outside.join("busybox.tar").is_file() {
         prepare(host)?;
     }
     let change = format!(r#"CMD ["sh", "-c", "{SERVE_NAME}"]"#);
-    host.docker(["import", "--change", &change, &inside.join("busybox.tar").to_string_lossy(), BUSYBOX])?;
-    Ok(())
+    let archive = inside.join("busybox.tar").to_string_lossy().into_owned();
+    Ok(["docker".into(), "import".into(), "--change".into(), change, archive, BUSYBOX.into()])
 }
 
 fn build(root: &Path, archive: &Path) -> Result<()> {

@@ -40,6 +40,9 @@ pub struct LabConfig {
     pub dockerd_args: Vec<String>,
     /// Whether dockerd is started, and the image and registry provided.
     pub docker: bool,
+    /// Whether the hosts have systemd, which [`Host::boot`] starts. Their file system is another one, made when it
+    /// is first asked for.
+    pub systemd: bool,
     /// Whether the lab can be made to stay after the process that made it, by [`Lab::keep`].
     pub can_stay: bool,
 }
@@ -55,6 +58,7 @@ impl LabConfig {
             ipv6: false,
             dockerd_args: Vec::new(),
             docker: true,
+            systemd: false,
             can_stay: false,
         }
     }
@@ -88,7 +92,11 @@ impl Lab {
         record::sweep()?;
         let mut engines = config.engines.clone();
         engines.dedup();
-        Engine::ensure_all(&engines)?;
+        if config.systemd {
+            engines.iter().try_for_each(|engine| engine.ensure_with_systemd().map(drop))?;
+        } else {
+            Engine::ensure_all(&engines)?;
+        }
 
         let record = Record::create(&config.kind)?;
         RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::new(record.clone()));
@@ -161,7 +169,7 @@ impl Lab {
         fs::create_dir_all(share.join("files"))?;
         let holder = Holder::host(
             &name,
-            &engine.root(),
+            &if self.config.systemd { engine.root_with_systemd() } else { engine.root() },
             &self.record.data_dir().join(&name),
             &share,
             cgroup::create(&self.record.group(), &name)?,

@@ -44,6 +44,7 @@ mod plugin;
 mod record;
 mod registry;
 mod swarm;
+mod systemd;
 mod wait;
 
 pub use self::{
@@ -58,5 +59,6 @@ pub use self::{
     paths::cache_dir,
     record::{remove_staying, staying, sweep},
     registry::REGISTRY,
+    systemd::Systemd,
     wait::{wait_for, wait_until},
 };

@@ -141,6 +141,38 @@ fn rules_and_dashboard_ask_for_families_that_are_there() {
     assert!(n_names > 20, "{n_names} names");
 }
 
+/// What Grafana wants of a dashboard's shape, as far as this one uses it.
+#[test]
+fn the_dashboard_is_whole() {
+    let text = include_str!("../../../../deploy/grafana/weft.json");
+    let dashboard: serde_json::Value = serde_json::from_str(text).unwrap();
+    let listed = dashboard["templating"]["list"].as_array().unwrap();
+    let mut variables: BTreeSet<&str> = listed.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    variables.extend(["__rate_interval", "__all"]);
+    for used in text.split('$').skip(1) {
+        let name = used.trim_start_matches('{');
+        let name = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap();
+        assert!(variables.contains(name), "${name} is no variable of the dashboard");
+    }
+    let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard["panels"].as_array().unwrap() {
+        let title = panel["title"].as_str().unwrap();
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}: its id is another's");
+        assert!(["stat", "timeseries", "table"].contains(&panel["type"].as_str().unwrap()), "{title}");
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        assert!(x + w <= 24, "{title}: wider than the page");
+        for place in (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y))) {
+            assert!(taken.insert(place), "{title} lies over another");
+        }
+        let mut refs = BTreeSet::new();
+        for target in panel["targets"].as_array().unwrap() {
+            assert!(refs.insert(target["refId"].as_str().unwrap()), "{title}: a refId twice");
+            assert_eq!(target["datasource"]["uid"], "${source}", "{title}");
+        }
+        assert!(!refs.is_empty() && panel["datasource"]["uid"] == "${source}", "{title}");
+    }
+}
+
 #[test]
 fn the_kernels_words_are_read() {
     assert_eq!(resident_len("Name:\tweft\nVmRSS:\t   12 kB\n"), Some(12_288));

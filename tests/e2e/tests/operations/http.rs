@@ -102,29 +102,3 @@ pub(crate) fn refuses(cluster: &Cluster) -> Result<()> {
     }
     network.remove()
 }
-
-/// The page as a browser that obeys its policy shows it.
-pub(crate) fn map_in_a_browser(cluster: &Cluster) -> Result<()> {
-    let host = cluster.manager();
-    let profile = host.log_path("browser")?.with_extension("profile");
-    let profile = format!("--user-data-dir={}", profile.display());
-    let chromium = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--virtual-time-budget=5000",
-        "--dump-dom",
-        &profile,
-    ];
-    let page = host.run_in_network(chromium.iter().chain(&[URL]))?;
-    for shown in ["carries traffic", "host2, connected", "● connected", "1 of 1 connected"] {
-        ensure!(page.contains(shown), "the page lacks {shown}:\n{page}");
-    }
-    Ok(())
-}
