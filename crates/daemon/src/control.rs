@@ -47,6 +47,7 @@ pub(crate) struct NodeView {
     refused: Vec<RefusedPeer>,
     verdicts: Vec<Verdict>,
     services: Arc<ServiceView>,
+    same_keys: Vec<(PeerId, Vec<String>)>,
 }
 
 impl NodeView {
@@ -125,6 +126,7 @@ impl Control for Controls {
                 refused: Vec::new(),
                 verdicts: Vec::new(),
                 services: Arc::default(),
+                same_keys: Vec::new(),
             };
             status.networks = networks(&topology, &nothing);
             status.endpoints = endpoints(&topology, &nothing, &status.name);
@@ -142,6 +144,13 @@ impl Control for Controls {
                 status.name
             ));
         }
+        status.faults.extend(view.same_keys.iter().map(|(id, names)| {
+            format!(
+                "two hosts run with the key of peer {id}, seen as {}: copies of a machine? Remove the state directory of \
+                 one of them, and start weft there anew",
+                names.join(" and ")
+            )
+        }));
         let NodeCounts { handshakes_made, handshakes_failed, n_sessions } = view.counts;
         let counts = [
             ("handshakes", handshakes_made),
@@ -248,6 +257,7 @@ pub(crate) async fn view(running: &Running) -> Option<NodeView> {
             refused: node.refused().cloned().collect(),
             verdicts: node.verdicts().cloned().collect(),
             services: Arc::clone(node.services()),
+            same_keys: node.same_keys(now).map(|(id, names)| (id, names.iter().cloned().collect())).collect(),
         })
         .await
 }

@@ -101,6 +101,19 @@ pub(crate) struct Topology {
 }
 
 impl Topology {
+    /// Whether multicast of programs in the sandbox that name no interface is to take the endpoint's: it has IPv4, its
+    /// network carries multicast, and no other endpoint of the sandbox has it already.
+    pub(crate) fn wants_multicast_route(&self, endpoint_id: &str, sandbox_key: &str) -> bool {
+        let Some(endpoint) = self.endpoints.get(endpoint_id).map(|e| &e.record.endpoint) else {
+            return false;
+        };
+        let network = self.networks.get(&endpoint.network_id).map(|n| &n.record.network);
+        let mut others = self.endpoints.iter().filter(|(id, _)| *id != endpoint_id).map(|(_, e)| &e.record);
+        endpoint.address.is_some()
+            && network.is_some_and(|network| network.options.multicast.is_on())
+            && !others.any(|other| other.multicast_route && other.sandbox_key.as_deref() == Some(sandbox_key))
+    }
+
     /// Takes the endpoint out, and notes since when its network has none left.
     pub(crate) fn remove_endpoint(&mut self, endpoint_id: &str) {
         let Some(gone) = self.endpoints.remove(endpoint_id) else { return };

@@ -121,7 +121,7 @@ impl Backend for Engine {
 
     async fn create_endpoint(&self, request: CreateEndpoint) -> Result<(), BackendError> {
         let running = self.running()?;
-        let record = EndpointRecord { endpoint: request, sandbox_key: None };
+        let record = EndpointRecord { endpoint: request, sandbox_key: None, multicast_route: false };
         let (network_id, endpoint_id) =
             (record.endpoint.network_id.clone(), record.endpoint.endpoint_id.clone());
         // Until this call ends, the endpoint is not taken for one whose container is gone.
@@ -193,21 +193,24 @@ impl Backend for Engine {
             let network = topology.networks.get(&request.network_id);
             let network = network.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
             let place = network.place();
+            let multicast_route = topology.wants_multicast_route(&request.endpoint_id, &request.sandbox_key);
             let endpoint = topology.endpoints.get_mut(&request.endpoint_id).ok_or_else(unknown)?;
             if endpoint.record.endpoint.network_id != request.network_id {
                 return Err(unknown());
             }
             endpoint.record.sandbox_key = Some(request.sandbox_key.clone());
+            endpoint.record.multicast_route = multicast_route;
             endpoint.unclaimed_since = None;
             (endpoint.record.clone(), place)
         };
         let place = place.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
         // Makes sure that the links are there still: the daemon may have been away since CreateEndpoint.
         self.0.connect(&running, place, &record).await?;
+        let multicast_route = record.multicast_route;
         self.0.write(move |store| store.put_endpoint(&record)).await?;
         self.0.sandboxes_changed.notify_one();
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
-        Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned() })
+        Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned(), multicast_route })
     }
 
     async fn leave(&self, _network_id: &str, endpoint_id: &str) -> Result<(), BackendError> {
@@ -215,6 +218,7 @@ impl Backend for Engine {
             let mut topology = self.0.topology.write().await;
             let Some(endpoint) = topology.endpoints.get_mut(endpoint_id) else { return Ok(()) };
             endpoint.record.sandbox_key = None;
+            endpoint.record.multicast_route = false;
             endpoint.record.clone()
         };
         self.0.sandboxes_changed.notify_one();

@@ -37,6 +37,8 @@ pub(crate) enum Answer {
     #[serde(rename_all = "PascalCase")]
     Joined {
         interface_name: InterfaceName,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        static_routes: Vec<StaticRoute>,
     },
     #[serde(rename_all = "PascalCase")]
     Failed {
@@ -56,4 +58,14 @@ pub(crate) struct Interface {
 pub(crate) struct InterfaceName {
     pub(crate) src_name: String,
     pub(crate) dst_prefix: String,
+}
+
+/// Type 1 of dockerd's routes: over the endpoint's own interface, without a next hop.
+pub(crate) const CONNECTED: u8 = 1;
+
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct StaticRoute {
+    pub(crate) destination: &'static str,
+    pub(crate) route_type: u8,
 }

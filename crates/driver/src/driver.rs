@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::answer::{Answer, Interface, InterfaceName};
+use crate::answer::{Answer, CONNECTED, Interface, InterfaceName, StaticRoute};
 use crate::request::{
     AllocateNetworkRequest, CreateEndpointRequest, CreateNetworkRequest, DiscoveryRequest, EndpointRequest,
     EndpointWanted, GwAllocCheckRequest, JoinRequest, NetworkRequest, RequestError, parse,
@@ -78,6 +78,9 @@ pub(crate) enum CallError {
 }
 
 /// How many faults are kept for later calls. dockerd never says what died with it, so there must be a bound.
+/// Where IPv4 multicast goes.
+const MULTICAST_RANGE: &str = "224.0.0.0/4";
+
 const N_POSTPONED: usize = 4096;
 
 /// Faults of calls that were answered as if all were well, because this engine shows them on a later one.
@@ -272,8 +275,10 @@ impl<B: Backend> Driver<B> {
             return Err(CallError::Refused(fault));
         }
         let joined = self.backend.join(request).await?;
+        let route = StaticRoute { destination: MULTICAST_RANGE, route_type: CONNECTED };
         Ok(Answer::Joined {
             interface_name: InterfaceName { src_name: joined.src_name, dst_prefix: joined.dst_prefix },
+            static_routes: joined.multicast_route.then_some(route).into_iter().collect(),
         })
     }
 }

@@ -79,12 +79,17 @@ pub struct Join {
 }
 
 /// The answer to [`Join`]. There is no gateway in it: docker_gwbridge sees to egress and published ports.
+///
+/// Its default route would take multicast of programs that name no interface, too, and so would their subscriptions go
+/// there: hence a route of its own. dockerd fails to put a second one into a sandbox, so one endpoint of it has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Joined {
     /// The interface that dockerd moves into the sandbox; at most 15 bytes.
     pub src_name: String,
     /// What it is called there, without its number: `eth`.
     pub dst_prefix: String,
+    /// Whether IPv4 multicast of programs that name no interface takes this one.
+    pub multicast_route: bool,
 }
 
 /// DiscoverNew, DiscoverDelete: a hint that a host of the swarm came or went. Not to be relied upon: a Delete also

@@ -18,4 +18,7 @@ pub struct EndpointRecord {
     pub endpoint: CreateEndpoint,
     /// The sandbox it is in: set by Join, cleared by Leave.
     pub sandbox_key: Option<String>,
+    /// Whether the sandbox's multicast takes its interface: set by Join, cleared by Leave.
+    #[serde(default)]
+    pub multicast_route: bool,
 }

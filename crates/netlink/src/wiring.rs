@@ -365,11 +365,14 @@ fn bridge_change(index: u32, options: InfoData) -> LinkMessage {
         .build()
 }
 
+/// With snooping, a container gets the multicast that it asked for, and no other's. The bridge asks nobody itself: weft's
+/// queries come through the TAP, which it therefore takes for the way to a multicast router, and sends all reports and all
+/// multicast to. While there are none (`-o weft.multicast=off`, or the daemon is away for minutes) it floods as without.
 fn bridge_options() -> InfoData {
     InfoData::Bridge(vec![
         InfoBridge::StpState(BridgeStpState::Disabled),
         InfoBridge::ForwardDelay(0),
-        InfoBridge::MulticastSnooping(false),
+        InfoBridge::MulticastSnooping(true),
     ])
 }
 

@@ -1,5 +1,6 @@
 //! Carries the mesh's messages over sessions, and turns its events into the node's.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Instant;
 
@@ -22,6 +23,9 @@ const VERDICT_PREFIX: &[u8] = b"verdict/";
 const GROUPS_PREFIX: &[u8] = b"groups/";
 /// Addresses in one such record: 17 bytes each bound it.
 const GROUPS_PER_RECORD: usize = 32;
+
+/// Names that are kept of the hosts that share a key.
+const MAX_SAME_KEY_NAMES: usize = 4;
 
 pub(crate) fn verdict_key(peer: PeerId) -> KvKey {
     KvKey([VERDICT_PREFIX, &peer.0].concat())
@@ -139,6 +143,11 @@ impl Node {
                 self.events.push_back(Event::DuplicateAddress { network, address, keeper, loser });
             }
             MeshEvent::SameKeyTwice { peer, names } => {
+                let (all, last) = self.same_keys.entry(peer).or_insert_with(|| (BTreeSet::new(), now));
+                // A member that lies has as many as it likes.
+                let n_room = MAX_SAME_KEY_NAMES.saturating_sub(all.len());
+                all.extend(names.iter().take(n_room).cloned());
+                *last = now;
                 self.events.push_back(Event::SameKeyTwice { peer, names });
             }
             MeshEvent::RecordChanged { peer, scope: Scope::Global, key }
@@ -231,7 +240,7 @@ impl Node {
 
     /// Which peers' sessions are to be kept: those of the members of this host's networks.
     fn refresh_neighbors(&mut self) {
-        let mut neighbors = std::collections::BTreeSet::new();
+        let mut neighbors = BTreeSet::new();
         for network in self.networks.keys() {
             neighbors.extend(self.mesh.members(*network).map(|(id, _)| id));
         }

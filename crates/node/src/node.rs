@@ -206,6 +206,8 @@ pub struct Node {
     pub(crate) handshakes_made: u64,
     pub(crate) handshakes_failed: u64,
     pub(crate) services: Services,
+    /// Keys with which two hosts run: the names they were seen under, and when last.
+    pub(crate) same_keys: BTreeMap<PeerId, (BTreeSet<String>, Instant)>,
 }
 
 impl Node {
@@ -263,6 +265,7 @@ impl Node {
             handshakes_made: 0,
             handshakes_failed: 0,
             services: Services::default(),
+            same_keys: BTreeMap::new(),
         };
         for verdict in config.verdicts {
             node.adopt(verdict, now);

@@ -1,5 +1,6 @@
 //! What an operator wants to know of the node.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +15,9 @@ use crate::peer::Dial;
 
 /// How long a peer with a new session may take until it counts as alive.
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
+
+/// A key with which two hosts run is found out anew within a minute or so, over and over.
+const SAME_KEY_HOLD: Duration = Duration::from_secs(300);
 
 /// How it stands with a peer or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +120,15 @@ impl Node {
             keeper,
             loser,
         })
+    }
+
+    /// Keys with which two hosts were found to run lately, and the names of these; most likely copies of one machine.
+    pub fn same_keys(&self, now: Instant) -> impl Iterator<Item = (PeerId, &BTreeSet<String>)> {
+        let lately = move |last: Instant| now < last + SAME_KEY_HOLD;
+        self.same_keys
+            .iter()
+            .filter(move |(_, (_, last))| lately(*last))
+            .map(|(peer, (names, _))| (*peer, names))
     }
 
     /// What was counted.

@@ -24,7 +24,8 @@ pub(crate) struct TestArgs {
     /// Run the end-to-end suites on one engine only: bookworm, trixie, sid, or a version of these
     #[arg(long, value_name = "NAME")]
     engine: Option<Engine>,
-    /// Run the scenarios that take minutes too, and on every engine those that engines make little difference to
+    /// Run the scenarios that take minutes too, on every engine those that engines make little difference to, and the
+    /// large simulations
     #[arg(long)]
     long: bool,
     /// Run only the end-to-end scenarios whose name holds this
@@ -51,6 +52,9 @@ pub(crate) fn run(args: &TestArgs) -> Result<bool> {
     let mut total = Count::default();
     if args.suite.is_none() {
         checks_and_tests(&mut total)?;
+        if args.long {
+            simulations(&mut total)?;
+        }
     }
     if !suites.is_empty() {
         end_to_end(args, &suites, &mut total)?;
@@ -107,6 +111,13 @@ fn checks_and_tests(total: &mut Count) -> Result<()> {
         println!("== cargo deny: skipped in part: {line}");
     }
     Ok(())
+}
+
+/// Meshes of up to a thousand hosts in virtual time, optimised, with what they measure.
+fn simulations(total: &mut Count) -> Result<()> {
+    let test = ["test", "--quiet", "--release", "--package", "weft-mesh", "--test", "sim"];
+    let run = ["--", "--ignored", "--nocapture"];
+    run_step("large simulations", cargo::cargo().args(test).args(run), total)
 }
 
 fn end_to_end(args: &TestArgs, suites: &[&str], total: &mut Count) -> Result<()> {

@@ -6,9 +6,11 @@
 //! a lab of its own.
 
 mod cluster;
+mod namespace;
 mod suite;
 
 pub use self::{
     cluster::{Cluster, NetworkGuard, SETTLE, leftovers, ping_losses, status},
+    namespace::Namespace,
     suite::{Body, Scenario, run, shared},
 };

@@ -1,5 +1,16 @@
-//! Suite `mesh`: paths between hosts that carry less than they say, that are cut, that are IPv6 alone.
+//! Suite `mesh`: paths between hosts that carry less than they say, that are cut, that are IPv6 alone; multicast; fifty
+//! daemons.
 
+#[path = "mesh/daemons.rs"]
+mod daemons;
+#[path = "mesh/endpoints.rs"]
+mod endpoints;
+#[path = "mesh/fifty.rs"]
+mod fifty;
+#[path = "mesh/mdns.rs"]
+mod mdns;
+#[path = "mesh/multicast.rs"]
+mod multicast;
 #[path = "mesh/path_mtu.rs"]
 mod path_mtu;
 #[path = "mesh/relay.rs"]
@@ -27,6 +38,9 @@ fn main() -> ExitCode {
             Scenario::own("path_mtu_jumbo", path_mtu::path_mtu_jumbo).once(),
             Scenario::own("relay", relay::relay).once(),
             Scenario::own("underlay_v6_only", underlay::underlay_v6_only),
+            Scenario::own("multicast", multicast::multicast).once(),
+            Scenario::own("endpoints", endpoints::endpoints).once(),
+            Scenario::own("fifty_daemons", fifty::fifty_daemons).long().once(),
         ],
     )
 }

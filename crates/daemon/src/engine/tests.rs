@@ -30,14 +30,18 @@ fn creation(mtu: u16) -> CreateNetwork {
 
 /// Puts a container on the network, as a daemon finds it in its state after a restart.
 async fn populate(engine: &Engine, making: Weak<()>) {
+    put_endpoint(engine, "1", making).await;
+}
+
+async fn put_endpoint(engine: &Engine, digit: &str, making: Weak<()>) {
     let endpoint = CreateEndpoint {
         network_id: NETWORK.to_owned(),
-        endpoint_id: "1".repeat(64),
+        endpoint_id: digit.repeat(64),
         address: Some("10.0.1.2/24".parse().unwrap()),
         address_v6: None,
         mac: "02:42:0a:00:01:02".parse().unwrap(),
     };
-    let record = EndpointRecord { endpoint, sandbox_key: None };
+    let record = EndpointRecord { endpoint, sandbox_key: None, multicast_route: false };
     let id = record.endpoint.endpoint_id.clone();
     engine.0.topology.write().await.endpoints.insert(id, Endpoint { record, unclaimed_since: None, making });
 }
@@ -83,4 +87,25 @@ async fn an_endpoint_whose_links_are_being_made_is_not_taken_for_one_whose_conta
     drop(making);
     collect_garbage(&engine.0).await;
     assert_eq!(n_endpoints().await, 0);
+}
+
+#[tokio::test]
+async fn one_endpoint_of_a_sandbox_has_the_multicast() {
+    let (engine, _dir) = engine();
+    engine.create_network(creation(1400)).await.unwrap();
+    put_endpoint(&engine, "1", Weak::new()).await;
+    put_endpoint(&engine, "2", Weak::new()).await;
+    let (first, second) = ("1".repeat(64), "2".repeat(64));
+    let mut topology = engine.0.topology.write().await;
+    assert!(topology.wants_multicast_route(&first, "/netns/a"));
+    let endpoint = topology.endpoints.get_mut(&first).unwrap();
+    (endpoint.record.sandbox_key, endpoint.record.multicast_route) = (Some("/netns/a".to_owned()), true);
+    assert!(topology.wants_multicast_route(&first, "/netns/a"), "the same answer when it is asked again");
+    assert!(!topology.wants_multicast_route(&second, "/netns/a"));
+    assert!(topology.wants_multicast_route(&second, "/netns/b"));
+    topology.endpoints.get_mut(&second).unwrap().record.endpoint.address = None;
+    assert!(!topology.wants_multicast_route(&second, "/netns/b"), "there is no IPv4");
+    let network = topology.networks.get_mut(NETWORK).unwrap();
+    network.record.network.options.multicast = weft_driver::OnByDefault(false);
+    assert!(!topology.wants_multicast_route(&first, "/netns/a"));
 }

@@ -102,7 +102,10 @@ impl Backend for Fake {
             if let Some(text) = &s.fail_create_endpoint {
                 return Err(BackendError::Failed(text.clone().into()));
             }
-            s.endpoints.insert(endpoint.endpoint_id.clone(), EndpointRecord { endpoint, sandbox_key: None });
+            s.endpoints.insert(
+                endpoint.endpoint_id.clone(),
+                EndpointRecord { endpoint, sandbox_key: None, multicast_route: false },
+            );
             Ok(())
         })
     }
@@ -123,7 +126,7 @@ impl Backend for Fake {
             Some(record) => {
                 record.sandbox_key = Some(request.sandbox_key);
                 let src_name = format!("wv{}", request.endpoint_id.chars().take(10).collect::<String>());
-                Ok(Joined { src_name, dst_prefix: "eth".to_owned() })
+                Ok(Joined { src_name, dst_prefix: "eth".to_owned(), multicast_route: true })
             }
             None => Err(unknown_endpoint(&request.network_id, &request.endpoint_id)),
         })

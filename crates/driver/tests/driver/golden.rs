@@ -98,6 +98,15 @@ mod go {
     #[serde(deny_unknown_fields, rename_all = "PascalCase")]
     pub(super) struct Join {
         pub(super) interface_name: InterfaceName,
+        #[serde(default)]
+        pub(super) static_routes: Vec<StaticRoute>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "PascalCase")]
+    pub(super) struct StaticRoute {
+        pub(super) destination: String,
+        pub(super) route_type: i64,
     }
 
     #[derive(Deserialize)]
@@ -141,7 +150,11 @@ fn check(request: &Recorded, answer: &Value) -> Option<String> {
         }
         "EndpointOperInfo" => drop(of_form::<go::Info>(answer)),
         "Join" => {
-            let go::InterfaceName { src_name, dst_prefix } = of_form::<go::Join>(answer).interface_name;
+            let go::Join { interface_name, static_routes } = of_form(answer);
+            let go::InterfaceName { src_name, dst_prefix } = interface_name;
+            let routes: Vec<_> =
+                static_routes.iter().map(|r| (r.destination.as_str(), r.route_type)).collect();
+            assert_eq!(routes, [("224.0.0.0/4", 1)]);
             assert!((1..=15).contains(&src_name.len()) && dst_prefix == "eth");
         }
         _ => drop(of_form::<go::Nothing>(answer)),

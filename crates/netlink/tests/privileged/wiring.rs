@@ -96,9 +96,11 @@ fn links_are_made_right_adopted_and_removed() {
             assert_eq!(shown["address"], names::bridge_mac(spec.id).to_string());
             assert_eq!(shown["ifalias"], format!("weft network={DOCKER_ID}"));
             let options = &shown["linkinfo"]["info_data"];
-            for option in ["stp_state", "forward_delay", "vlan_filtering", "mcast_snooping"] {
+            let wanted =
+                [("stp_state", 0), ("forward_delay", 0), ("vlan_filtering", 0), ("mcast_snooping", 1)];
+            for (option, value) in wanted {
                 // A kernel without an option shows none.
-                assert!(options[option].is_null() || options[option] == 0, "{option}");
+                assert!(options[option].is_null() || options[option] == value, "{option}");
             }
             assert_eq!(show(&veth.container)["address"], a.mac.to_string());
             assert_eq!(show(&veth.host)["ifalias"], format!("weft endpoint={} network={DOCKER_ID}", a.id));

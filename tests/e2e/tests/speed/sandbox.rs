@@ -4,13 +4,10 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
-    process::{Command, Stdio},
-    thread,
 };
 
-use anyhow::{Context as _, Result, anyhow, ensure};
-use weft_e2e::{Cluster, NetworkGuard, SETTLE, status};
+use anyhow::{Context as _, Result, ensure};
+use weft_e2e::{Cluster, Namespace, NetworkGuard, SETTLE, status};
 use weft_lab::{Host, wait_until};
 
 /// What a sound data path never counts.
@@ -23,22 +20,20 @@ pub(crate) struct Sandbox<'a> {
     pub(crate) container: String,
     pub(crate) ipv4: Ipv4Addr,
     pub(crate) ipv6: Ipv6Addr,
-    namespace: PathBuf,
+    namespace: Namespace,
 }
 
 impl<'a> Sandbox<'a> {
     /// Starts a container on the network. `number` tells its IPv6 address from others'.
     pub(crate) fn start(network: &NetworkGuard<'_>, host: &'a Host, number: u16) -> Result<Self> {
         let container = network.run(host, &[])?;
-        let pid = host.docker(["inspect", "--format", "{{.State.Pid}}", &container])?;
         let addresses = host.exec(&container, "hostname -i")?;
         let ipv4 = addresses.split_whitespace().next().context("the container has an address")?;
         let sandbox = Self {
             host,
             ipv4: ipv4.parse()?,
             ipv6: Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, number),
-            // The number is the host's, so that it is looked up in the host's /proc.
-            namespace: format!("/proc/{}/root/proc/{pid}/ns/net", host.pid()).into(),
+            namespace: Namespace::of(host, &container)?,
             container,
         };
         // Docker turns IPv6 off where it gave no address.
@@ -52,21 +47,14 @@ impl<'a> Sandbox<'a> {
         if ipv6 { self.ipv6.into() } else { self.ipv4.into() }
     }
 
-    /// Runs `f` on a thread in the container's network. Sockets that it opens stay there.
+    /// See [`Namespace::enter`].
     pub(crate) fn enter<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T> {
-        thread::scope(|scope| {
-            let thread = scope.spawn(|| weft_sys::netns::enter(&self.namespace).map(|()| f()));
-            let entered = thread.join().map_err(|_| anyhow!("a thread in a container's network panicked"))?;
-            entered.with_context(|| format!("cannot enter the network of {}", self.container))
-        })
+        self.namespace.enter(f)
     }
 
-    /// Runs a line of shell with this machine's programs in the container's network.
+    /// See [`Namespace::sh`].
     pub(crate) fn sh(&self, line: &str) -> Result<String> {
-        let done = self.enter(|| Command::new("sh").args(["-c", line]).stdin(Stdio::null()).output())??;
-        let (out, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        ensure!(done.status.success(), "{line}: {}: {err}{out}", done.status);
-        Ok(out.trim_end().to_owned())
+        self.namespace.sh(line)
     }
 }
 

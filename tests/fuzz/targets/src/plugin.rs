@@ -86,7 +86,7 @@ impl Backend for Keeper {
         check_id(&endpoint.network_id);
         check_id(&endpoint.endpoint_id);
         assert!(!endpoint.mac.is_group(), "{endpoint:?}");
-        let record = EndpointRecord { endpoint, sandbox_key: None };
+        let record = EndpointRecord { endpoint, sandbox_key: None, multicast_route: false };
         survives(&record);
         self.with(|s| s.endpoints.insert(record.endpoint.endpoint_id.clone(), record));
         Ok(())
@@ -107,7 +107,7 @@ impl Backend for Keeper {
             s.endpoints.get_mut(&join.endpoint_id).map(|record| record.sandbox_key = Some(join.sandbox_key))
         });
         known.ok_or_else(|| unknown_endpoint(&join.network_id, &join.endpoint_id))?;
-        Ok(Joined { src_name: "wv0".to_owned(), dst_prefix: "eth".to_owned() })
+        Ok(Joined { src_name: "wv0".to_owned(), dst_prefix: "eth".to_owned(), multicast_route: false })
     }
 
     async fn leave(&self, network: &str, id: &str) -> Result<(), BackendError> {
