@@ -20,6 +20,8 @@ const MAX_WAITING: usize = 4096;
 const MAX_EVENTS: usize = 256;
 /// Inputs handled before their effects are carried out.
 const BATCH: usize = 64;
+/// Writes that may wait for the disk; beyond that the node waits, too.
+const MAX_WRITES: usize = 1024;
 
 type Call = Box<dyn FnOnce(&mut Node, Instant) + Send>;
 
@@ -169,11 +171,27 @@ struct Outlets {
 }
 
 async fn run(
+    node: Node,
+    inputs: mpsc::Receiver<Input>,
+    router: Arc<Router>,
+    outlets: Outlets,
+    store: Arc<Store>,
+) {
+    let (keeper, writes) = mpsc::channel(MAX_WRITES);
+    let writing = tokio::spawn(write_all(store, writes));
+    drive(node, inputs, router, outlets, keeper).await;
+    // Who waits for this task's end finds on the disk what it had to keep.
+    if let Err(error) = writing.await {
+        warn!(%error, "the task that writes to the disk ended badly");
+    }
+}
+
+async fn drive(
     mut node: Node,
     mut inputs: mpsc::Receiver<Input>,
     router: Arc<Router>,
     outlets: Outlets,
-    store: Arc<Store>,
+    keeper: mpsc::Sender<Write>,
 ) {
     let mut incarnation = node.incarnation();
     loop {
@@ -212,14 +230,14 @@ async fn run(
             router.inject(query.network, &query.frame);
         }
         while let Some(event) = node.poll_event() {
-            report(&event, &store).await;
+            report(&event, &keeper).await;
             outlets.counts.count(&event);
             // Nobody may be listening.
             let _ = outlets.events.send(event);
         }
         if node.incarnation() != incarnation {
             incarnation = node.incarnation();
-            write(&store, "number of this run", move |store| store.set_incarnation(incarnation)).await;
+            write(&keeper, "number of this run", move |store| store.set_incarnation(incarnation)).await;
         }
     }
 }
@@ -249,13 +267,13 @@ fn feed(node: &mut Node, input: Input) -> bool {
     true
 }
 
-async fn report(event: &Event, store: &Arc<Store>) {
+async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
     match event.clone() {
         Event::PeerUp { id, name } => info!(peer = %name, %id, "peer up"),
         Event::PeerDown { id, name } => warn!(peer = %name, %id, "peer down: nobody hears it"),
         Event::PeerMoved(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer reached at another address or name");
-            write(store, "peer", move |store| store.put_peer(peer)).await;
+            write(keeper, "peer", move |store| store.put_peer(peer)).await;
         }
         Event::PathChanged { id, name, direct: true } => {
             info!(peer = %name, %id, "peer answers directly again")
@@ -275,30 +293,43 @@ async fn report(event: &Event, store: &Arc<Store>) {
         Event::Judged(verdict) => {
             let judgement = verdict.judgement;
             warn!(peer = %verdict.name, id = %verdict.peer, ?judgement, by = %verdict.by, "decision about a peer");
-            write(store, "decision about a peer", move |store| store.put_verdict(&verdict)).await;
+            write(keeper, "decision about a peer", move |store| store.put_verdict(&verdict)).await;
         }
         Event::TokenUsed(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "a host joined by a token");
         }
         Event::Welcome(secret) => {
             info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
-            write(store, "secret", move |store| store.set_secrets(&[secret])).await;
+            write(keeper, "secret", move |store| store.set_secrets(&[secret])).await;
         }
         Event::Echoed { .. } => {}
         other => info!(?other, "node event"),
     }
 }
 
-/// Writes to the disk; what fails is said, and known until the daemon ends.
+/// Something to be kept: what it is, and how it is written.
+type Write = (&'static str, Box<dyn FnOnce(&Store) -> Result<(), StoreError> + Send>);
+
+/// Hands a write to [`write_all`]. The node does not wait for the disk, which may take long: its peers, which ask whether
+/// it lives, do not either.
 async fn write(
-    store: &Arc<Store>,
+    keeper: &mpsc::Sender<Write>,
     what: &'static str,
     f: impl FnOnce(&Store) -> Result<(), StoreError> + Send + 'static,
 ) {
-    let store = Arc::clone(store);
-    match tokio::task::spawn_blocking(move || f(&store)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => warn!(%error, "{what} not kept on disk"),
-        Err(error) => warn!(%error, "{what} not kept on disk"),
+    if keeper.send((what, Box::new(f))).await.is_err() {
+        warn!("{what} not kept on disk");
+    }
+}
+
+/// Writes to the disk in the order that it was told; what fails is said, and known until the daemon ends.
+async fn write_all(store: Arc<Store>, mut writes: mpsc::Receiver<Write>) {
+    while let Some((what, f)) = writes.recv().await {
+        let store = Arc::clone(&store);
+        match tokio::task::spawn_blocking(move || f(&store)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "{what} not kept on disk"),
+            Err(error) => warn!(%error, "{what} not kept on disk"),
+        }
     }
 }

@@ -30,10 +30,12 @@ mod rules;
 
 use std::fmt;
 use std::io;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use weft_nft::Nft;
 
 use crate::links::BoxFuture;
 use iptables::Iptables;
@@ -185,16 +187,21 @@ pub trait ForwardRules: Send + Sync {
 /// The rules in the host's `filter` tables, set by the `iptables` programs.
 ///
 /// Acts on the network namespace of the thread that polls its futures; needs CAP_NET_ADMIN (and CAP_NET_RAW for the
-/// legacy backend). It keeps no state, so that whatever dockerd or firewalld did to the tables is seen by the next
+/// legacy backend). Whatever dockerd or firewalld did to the tables is seen by the next
 /// call.
 ///
 /// In a container (a managed plugin) the programs must be in its own root file system, and on a host with legacy
 /// rules the host's `/run/xtables.lock` should be mounted there: iptables-legacy reads a whole table and writes it
 /// back, and only that lock keeps it and dockerd from undoing each other's changes.
+///
+/// Without legacy tables the kernel's count of changes tells whether there is anything to look at.
 #[derive(Debug, Default)]
 pub struct Firewall {
     iptables: Iptables,
     changing: Mutex<()>,
+    nft: OnceLock<Option<Nft>>,
+    /// Generation of nf_tables at which the rules of these bridges were as they should be.
+    settled: Mutex<Option<(u32, Vec<String>)>>,
     warned: AtomicBool,
 }
 
@@ -221,6 +228,31 @@ impl Firewall {
                 Err(error) => tracing::debug!(%error, "firewall rules may be missing"),
             }
         }
+    }
+
+    /// Sets the rules; where nothing has changed since they were found to be right, the programs are not run.
+    async fn ensure_changed(&self, bridges: &[String]) -> Result<FirewallReport, FirewallError> {
+        let generation = self.generation().await;
+        let mut settled = self.settled.lock().await;
+        let is_settled = settled.as_ref().is_some_and(|(at, of)| Some(*at) == generation && of == bridges);
+        if is_settled {
+            return Ok(FirewallReport::default());
+        }
+        *settled = None;
+        let report = self.apply(|table| plan::ensure(table, bridges)).await?;
+        if report == FirewallReport::default() {
+            *settled = generation.map(|at| (at, bridges.to_vec()));
+        }
+        Ok(report)
+    }
+
+    /// The number of the last change to the tables; `None` where some are in use whose changes the kernel does not count.
+    async fn generation(&self) -> Option<u32> {
+        if !self.iptables.are_found() || self.iptables.has_legacy().await {
+            return None;
+        }
+        let nft = self.nft.get_or_init(|| Nft::new().ok()).as_ref()?;
+        nft.generation().await.ok()
     }
 
     /// Runs `decide` on each table and does what it says; goes on to the next table after a failure and returns the
@@ -295,7 +327,7 @@ impl Firewall {
 
 impl ForwardRules for Firewall {
     fn ensure<'a>(&'a self, bridges: &'a [String]) -> BoxFuture<'a, Result<FirewallReport, FirewallError>> {
-        Box::pin(self.apply(|table| plan::ensure(table, bridges)))
+        Box::pin(self.ensure_changed(bridges))
     }
 
     fn remove<'a>(&'a self, bridge: &'a str) -> BoxFuture<'a, Result<FirewallReport, FirewallError>> {

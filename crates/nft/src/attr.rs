@@ -101,6 +101,10 @@ pub(crate) struct Attribute<'a> {
 }
 
 impl<'a> Attribute<'a> {
+    pub(crate) fn u32(self) -> Option<u32> {
+        self.value.try_into().ok().map(u32::from_be_bytes)
+    }
+
     pub(crate) fn u64(self) -> Option<u64> {
         self.value.try_into().ok().map(u64::from_be_bytes)
     }

@@ -173,6 +173,32 @@ impl Nft {
         }
     }
 
+    /// The number of the last change to any table of the namespace, by whomever. It costs next to nothing to ask.
+    ///
+    /// # Errors
+    /// When the kernel refuses; also `EOPNOTSUPP` without nf_tables.
+    pub async fn generation(&self) -> io::Result<u32> {
+        const GET_GENERATION: u16 = SUBSYSTEM << 8 | 16;
+        let mut line = self.line.lock().await;
+        line.sequence = line.sequence.wrapping_add(1);
+        let sequence = line.sequence;
+        let mut request = Writer::default();
+        request.message(GET_GENERATION, REQUEST, Family::Inet.number(), 0, |_| {});
+        request.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
+        line.socket.send(&request.bytes).await?;
+        loop {
+            let (received, _) = line.socket.recv_from_full().await?;
+            let Some(answer) = Messages(&received).find(|message| message.sequence == sequence) else {
+                continue;
+            };
+            if answer.kind == NLMSG_ERROR {
+                return Err(outcome(&answer).0.unwrap_or_else(|| io::ErrorKind::InvalidData.into()));
+            }
+            let number = answer.attributes().find(1).and_then(|attribute| attribute.u32());
+            return number.ok_or_else(|| io::ErrorKind::InvalidData.into());
+        }
+    }
+
     /// Finds the table.
     ///
     /// # Errors

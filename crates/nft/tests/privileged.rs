@@ -273,3 +273,22 @@ fn a_socket_acts_in_the_namespace_it_was_opened_in() {
         assert!(Nft::in_namespace("/nowhere").is_err());
     });
 }
+
+#[test]
+#[ignore = "needs root"]
+fn every_change_is_counted_and_nothing_else() {
+    on_a_host(async || {
+        let nft = Nft::new().unwrap();
+        let before = nft.generation().await.unwrap();
+        run("nft list ruleset");
+        nft.chains(IPV4).await.unwrap();
+        assert_eq!(nft.generation().await.unwrap(), before);
+        run("nft add table ip other");
+        let after = nft.generation().await.unwrap();
+        assert_ne!(after, before);
+        let mut batch = Batch::new();
+        batch.add_table(IPV4, None);
+        nft.commit(&batch).await.unwrap();
+        assert_ne!(nft.generation().await.unwrap(), after);
+    });
+}

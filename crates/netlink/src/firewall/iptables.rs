@@ -37,6 +37,16 @@ pub(super) struct Tables {
 }
 
 impl Iptables {
+    /// Whether the programs were found.
+    pub(super) fn are_found(&self) -> bool {
+        self.found.initialized()
+    }
+
+    /// Whether the kernel has a `filter` table of the legacy backend.
+    pub(super) async fn has_legacy(&self) -> bool {
+        has_legacy_filter(Family::Ipv4).await || has_legacy_filter(Family::Ipv6).await
+    }
+
     /// The tables in use and the programs for them.
     pub(super) async fn tables(&self) -> Result<Tables, FirewallError> {
         let found = self

@@ -81,12 +81,30 @@ fn counters(hosts: &[&Host], name: &str) -> Result<Vec<u64>> {
         .collect()
 }
 
+/// Tells each host the Ethernet addresses of all others. The kernel has one table of neighbors for all namespaces, which
+/// holds a thousand; hosts on machines of their own have one each. What is permanent does not count.
+fn introduce(hosts: &[&Host]) -> Result<()> {
+    let mut lines = String::new();
+    for host in hosts {
+        let mac = host.run(["cat", "/sys/class/net/eth0/address"])?;
+        lines += &format!("neigh replace {} lladdr {mac} nud permanent dev eth0\n", host.ipv4());
+    }
+    let (outside, inside) = hosts[0].shared_dir("neighbors")?;
+    fs::write(outside.join("batch"), lines)?;
+    let batch = inside.join("batch");
+    hosts.iter().try_for_each(|host| {
+        // Its own address is no neighbor's, which is no harm.
+        host.run(["ip", "-force", "-batch", &batch.to_string_lossy()]).map(drop)
+    })
+}
+
 pub(crate) fn fifty_daemons(engine: Engine, weft: &Weft) -> Result<()> {
     let mut config = LabConfig::new("fifty", engine, N_HOSTS);
     config.docker = false;
     let lab = Lab::start(config)?;
     let hosts: Vec<&Host> = lab.hosts().iter().collect();
 
+    introduce(&hosts)?;
     let daemons = start_all(&lab, weft, 2)?;
     let started = Instant::now();
     for host in &hosts {
@@ -125,6 +143,27 @@ pub(crate) fn fifty_daemons(engine: Engine, weft: &Weft) -> Result<()> {
         "idle, over {:.0} s: {least:.2}, {middle:.2}, {most:.2} % of a core (least, median, most)",
         took.as_secs_f64()
     );
+    if std::env::var_os("DBG").is_some() {
+        for p in &processes[..3] {
+            let out = std::process::Command::new("sh").args(["-c", &format!("cat /proc/{}/stat; for t in /proc/{}/task/*; do echo $(cat $t/comm) $(cat $t/schedstat) $(grep ctxt $t/status); done", p.pid, p.pid)]).output()?;
+            println!("{}", String::from_utf8_lossy(&out.stdout));
+        }
+        let perf = std::process::Command::new("sh")
+            .args([
+                "-c",
+                &format!(
+                    "perf record -o /tmp/mesh-perf.data -g -p {} -- sleep 20 2>&1",
+                    processes[2].pid
+                ),
+            ])
+            .output()?;
+        println!("{}", String::from_utf8_lossy(&perf.stdout));
+        for (i, d) in daemons.iter().enumerate() {
+            for line in d.text()?.lines().filter(|l| l.contains("peer down") || l.contains("WARN")) {
+                println!("host{}: {line}", i + 1);
+            }
+        }
+    }
     let memory: Vec<u64> = processes.iter().map(Process::rss_kib).collect::<Result<_>>()?;
     let [least, middle, most_memory] = spread(&memory);
     println!("resident: {least}, {middle}, {most_memory} KiB");
@@ -154,7 +193,7 @@ pub(crate) fn fifty_daemons(engine: Engine, weft: &Weft) -> Result<()> {
     let [first, middle, last] = spread(&seen);
     println!("a killed daemon is down after {first:.1?}, {middle:.1?}, {last:.1?}");
     let n_down: u64 = counters(others, "peers_down")?.iter().sum();
-    drop(daemons);
+    let _ = &daemons;
 
     ensure!(n_false == 0, "{n_false} times a living daemon was called down");
     ensure!(n_down == others.len() as u64, "{n_down} downs for one death seen by {}", others.len());
