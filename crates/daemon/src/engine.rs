@@ -153,7 +153,9 @@ impl Backend for Engine {
             Err(error) => Err(error),
         };
         if let Err(error) = made {
-            self.forget_endpoint(&endpoint_id).await?;
+            if let Err(error) = self.forget_endpoint(&endpoint_id).await {
+                warn!(endpoint = %endpoint_id, %error, "half-made endpoint not removed");
+            }
             return Err(error);
         }
         debug!(endpoint = %endpoint_id, network = %network_id, "endpoint created");

@@ -14,9 +14,9 @@ use weft_dataplane::DropReason;
 
 use self::page::{Kind, Page};
 
-/// Upper bounds of the histogram of dockerd's calls, in milliseconds: a call that only reads, one that makes links, one
-/// that waits for something, and the 25 s after which dockerd is answered anyway.
-const BOUNDS_MS: [u32; 7] = [1, 5, 25, 100, 500, 2500, 25_000];
+/// Upper bounds of the histogram of dockerd's calls, in milliseconds: close to each other where a call is that makes links,
+/// wide for one that waits for something, and the 25 s after which dockerd is answered anyway.
+const BOUNDS_MS: [u32; 9] = [1, 5, 10, 20, 50, 100, 500, 2500, 25_000];
 
 /// Why a container's frame was dropped on its veth, by the rules against spoofing.
 const GUARD_DROPS: [&str; 4] = ["container_mac", "container_arp", "container_ip", "container_other"];

@@ -7,6 +7,7 @@ use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -24,13 +25,14 @@ const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints"
 const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
 const VERDICTS: TableDefinition<&str, &[u8]> = TableDefinition::new("verdicts");
 const SEEDS: TableDefinition<&str, &[u8]> = TableDefinition::new("seeds");
+const TABLES: [TableDefinition<&str, &[u8]>; 6] = [META, NETWORKS, ENDPOINTS, PEERS, VERDICTS, SEEDS];
 
 /// The state file cannot be opened. Nothing was changed on the disk.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum OpenError {
     /// The directory or file cannot be made or opened.
-    #[error("cannot open the state file {path}: {source}")]
+    #[error("cannot open the state file {path}: {source}{}", advice(source))]
     Io {
         /// The file.
         path: PathBuf,
@@ -56,25 +58,35 @@ pub(crate) enum OpenError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum StoreError {
-    /// The disk is full, or redb found damage.
-    #[error("the state file cannot be read or written: {0}")]
-    Database(#[source] Box<redb::Error>),
+    /// The disk is full, or fails. It is tried anew at the next call.
+    #[error("the state file {path} cannot be read or written: {source}{}", advice(source))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// redb found damage.
+    #[error("the state file {path} cannot be read or written: {source}")]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
     /// A record of an unknown form, from a newer weft.
     #[error("a record in the state file is of an unknown form: {0}")]
     Record(#[from] serde_json::Error),
 }
 
-macro_rules! from_redb {
-    ($($error:ty),*) => {
-        $(impl From<$error> for StoreError {
-            fn from(error: $error) -> Self {
-                Self::Database(Box::new(error.into()))
-            }
-        })*
-    };
+/// What an operator can do about it, after the error itself.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull => "; free some space on its disk, then try again",
+        io::ErrorKind::QuotaExceeded => "; raise the quota, then try again",
+        _ => "",
+    }
 }
-
-from_redb!(redb::TransactionError, redb::TableError, redb::StorageError, redb::CommitError);
 
 /// A peer that was once connected.
 #[derive(Serialize, Deserialize)]
@@ -86,7 +98,9 @@ struct StoredPeer {
 /// The open state file.
 #[derive(Debug)]
 pub(crate) struct Store {
-    database: Database,
+    path: PathBuf,
+    /// None after a read or write failed, until the next call opens the file again: redb takes nothing after a failure.
+    database: RwLock<Option<Database>>,
 }
 
 impl Store {
@@ -120,73 +134,79 @@ impl Store {
         let path = path.to_owned();
         let database = Database::create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
-            redb::DatabaseError::Storage(redb::StorageError::Io(source))
-                if source.kind() != io::ErrorKind::InvalidData =>
-            {
-                OpenError::Io { path: path.clone(), source }
-            }
-            other => OpenError::Damaged { path: path.clone(), source: Box::new(other.into()) },
+            other => not_open(&path, other.into()),
         })?;
-        let store = Self { database };
-        let readable = |store: &Self| {
-            store.make_tables()?;
-            for table in [META, NETWORKS, ENDPOINTS, PEERS, VERDICTS, SEEDS] {
-                let table = store.database.begin_read()?.open_table(table)?;
-                for row in table.iter()? {
-                    row?;
-                }
-            }
-            Ok(())
-        };
-        readable(&store).map_err(|error: StoreError| match error {
-            StoreError::Database(source) => OpenError::Damaged { path: path.clone(), source },
-            StoreError::Record(source) => {
-                OpenError::Io { path: path.clone(), source: io::Error::other(source) }
-            }
-        })?;
-        Ok(store)
+        read_all(&database).map_err(|error| not_open(&path, error))?;
+        Ok(Self { path, database: RwLock::new(Some(database)) })
     }
 
-    fn make_tables(&self) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(META)?;
-        transaction.open_table(NETWORKS)?;
-        transaction.open_table(ENDPOINTS)?;
-        transaction.open_table(PEERS)?;
-        transaction.open_table(VERDICTS)?;
-        transaction.open_table(SEEDS)?;
-        Ok(transaction.commit()?)
+    /// Runs a transaction, on the file opened anew if it failed before.
+    fn with<T>(&self, f: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let result = loop {
+            if let Some(database) = self.database().as_ref() {
+                break f(database);
+            }
+            let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
+            if database.is_none() {
+                *database = Some(Database::open(&self.path).map_err(|error| self.failure(error.into()))?);
+            }
+        };
+        result.map_err(|error| {
+            if matches!(error, redb::Error::Io(_) | redb::Error::PreviousIo) {
+                *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            self.failure(error)
+        })
+    }
+
+    fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
+        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failure(&self, error: redb::Error) -> StoreError {
+        let path = self.path.clone();
+        match error {
+            redb::Error::Io(source) => StoreError::Io { path, source },
+            other => StoreError::Database { path, source: Box::new(other) },
+        }
     }
 
     fn get(&self, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let table = self.database.begin_read()?.open_table(META)?;
-        Ok(table.get(key)?.map(|value| Zeroizing::new(value.value().to_vec())))
+        self.with(|database| {
+            let table = database.begin_read()?.open_table(META)?;
+            Ok(table.get(key)?.map(|value| Zeroizing::new(value.value().to_vec())))
+        })
     }
 
     fn put(&self, table: TableDefinition<&str, &[u8]>, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(table)?.insert(key, value)?;
-        Ok(transaction.commit()?)
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(table)?.insert(key, value)?;
+            Ok(transaction.commit()?)
+        })
     }
 
     fn remove(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<(), StoreError> {
-        let transaction = self.database.begin_write()?;
-        transaction.open_table(table)?.remove(key)?;
-        Ok(transaction.commit()?)
+        self.with(|database| {
+            let transaction = database.begin_write()?;
+            transaction.open_table(table)?.remove(key)?;
+            Ok(transaction.commit()?)
+        })
     }
 
     fn list<T: DeserializeOwned>(
         &self,
         table: TableDefinition<&str, &[u8]>,
     ) -> Result<Vec<(String, T)>, StoreError> {
-        let table = self.database.begin_read()?.open_table(table)?;
-        table
-            .iter()?
-            .map(|row| {
+        let rows = self.with(|database| {
+            let table = database.begin_read()?.open_table(table)?;
+            let rows = table.iter()?.map(|row| {
                 let (key, value) = row?;
-                Ok((key.value().to_owned(), serde_json::from_slice(value.value())?))
-            })
-            .collect()
+                Ok((key.value().to_owned(), value.value().to_vec()))
+            });
+            rows.collect::<Result<Vec<_>, redb::Error>>()
+        })?;
+        rows.into_iter().map(|(key, value)| Ok((key, serde_json::from_slice(&value)?))).collect()
     }
 
     /// This peer's key, made at the first call.
@@ -400,6 +420,40 @@ impl Store {
     pub(crate) fn put_peer(&self, peer: KnownPeer) -> Result<(), StoreError> {
         let KnownPeer { id, name, address } = peer;
         self.put(PEERS, &id.to_string(), &serde_json::to_vec(&StoredPeer { name, address })?)
+    }
+}
+
+/// Reads every row, so that damage shows now. Tables are made where one is missing, and only then: a daemon is to start
+/// on a full disk too.
+fn read_all(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_read()?;
+    for table in TABLES {
+        let table = match transaction.open_table(table) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return make_tables(database),
+            other => other?,
+        };
+        for row in table.iter()? {
+            row?;
+        }
+    }
+    Ok(())
+}
+
+fn make_tables(database: &Database) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    for table in TABLES {
+        transaction.open_table(table)?;
+    }
+    Ok(transaction.commit()?)
+}
+
+fn not_open(path: &Path, error: redb::Error) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        redb::Error::Io(source) if source.kind() != io::ErrorKind::InvalidData => {
+            OpenError::Io { path, source }
+        }
+        other => OpenError::Damaged { path, source: Box::new(other) },
     }
 }
 

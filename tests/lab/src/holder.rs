@@ -112,6 +112,15 @@ impl Holder {
         self.pid
     }
 
+    /// The processes that hold the namespaces, and without which these end.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        // Process 1's first child is its life line; later ones are orphans that it took over.
+        let children =
+            fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid)).unwrap_or_default();
+        let line = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+        [self.child.id(), self.pid].into_iter().chain(line).collect()
+    }
+
     /// A command that runs `args` inside the namespaces and file system of the host.
     pub(crate) fn enter<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new("nsenter");

@@ -10,6 +10,7 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -22,7 +23,7 @@ use crate::{
     host::Host,
     image, packages,
     record::{self, Record},
-    registry,
+    registry, wait,
 };
 
 /// What a lab is made of.
@@ -167,14 +168,7 @@ impl Lab {
         let share = self.record.run_dir();
         fs::create_dir_all(share.join(&name))?;
         fs::create_dir_all(share.join("files"))?;
-        let holder = Holder::host(
-            &name,
-            &if self.config.systemd { engine.root_with_systemd() } else { engine.root() },
-            &self.record.data_dir().join(&name),
-            &share,
-            cgroup::create(&self.record.group(), &name)?,
-            self.config.can_stay,
-        )?;
+        let holder = self.boot(&name, engine)?;
         let host = Host {
             name,
             engine,
@@ -188,6 +182,77 @@ impl Lab {
         self.connect(&host)?;
         self.hosts.push(host);
         self.hosts.last().context("a host was added just now")
+    }
+
+    /// Ends a host as a loss of power does: its processes and its network, all at once. Its disk stays.
+    ///
+    /// # Errors
+    /// When something of it goes on.
+    pub fn power_off(&mut self, index: usize) -> Result<()> {
+        let host = &mut self.hosts[index];
+        host.holder.kill();
+        let port = host.name.clone();
+        // The port goes with the host's network, and that with its last process.
+        wait::wait_until("the host's network to be gone", Duration::from_secs(20), || {
+            Ok(self.run_on_fabric(&["ip", "link", "show", &port]).is_err())
+        })
+    }
+
+    /// Kills dockerd, plugins and containers of a host, all at once. Its network stays, and all files, in `/run` too.
+    ///
+    /// # Errors
+    /// When processes go on.
+    pub fn kill_all(&self, host: &Host) -> Result<()> {
+        let group = format!("{}/{}", self.record.group(), host.name());
+        let own = host.holder.processes();
+        wait::wait_until("end of the host's processes", Duration::from_secs(20), || {
+            let mut pids = cgroup::processes(&group);
+            pids.retain(|pid| !own.contains(pid));
+            if !pids.is_empty() {
+                let pids = pids.iter().map(u32::to_string);
+                command::output(&mut command::command("kill", ["-KILL".to_owned()].into_iter().chain(pids)))?;
+            }
+            Ok(pids.is_empty())
+        })
+    }
+
+    /// Starts a host again that was powered off: with its disk, without anything that was in `/run`. Its dockerd is not
+    /// started.
+    ///
+    /// # Errors
+    /// When its namespaces or links cannot be made.
+    pub fn power_on(&mut self, index: usize) -> Result<()> {
+        let (name, engine) = (self.hosts[index].name.clone(), self.hosts[index].engine);
+        self.hosts[index].holder = self.boot(&name, engine)?;
+        let host = &self.hosts[index];
+        fs::write(host.share.join(&host.name).join("pid"), host.pid().to_string())?;
+        self.connect(host)
+    }
+
+    /// Puts a new machine in the place of a host that was powered off: with the same name and addresses, and an empty
+    /// disk. It is not started.
+    ///
+    /// # Errors
+    /// When the old one's disk cannot be removed.
+    pub fn replace_disk(&self, index: usize) -> Result<()> {
+        let disk = self.record.data_dir().join(self.hosts[index].name());
+        // Mounts of the old one go a moment after its processes.
+        wait::wait_until("removal of the host's disk", Duration::from_secs(20), || {
+            fs::remove_dir_all(&disk)?;
+            Ok(true)
+        })
+    }
+
+    /// Makes the namespaces of a host, on the disk that it has or on a new one.
+    fn boot(&self, name: &str, engine: Engine) -> Result<Holder> {
+        Holder::host(
+            name,
+            &if self.config.systemd { engine.root_with_systemd() } else { engine.root() },
+            &self.record.data_dir().join(name),
+            &self.record.run_dir(),
+            cgroup::create(&self.record.group(), name)?,
+            self.config.can_stay,
+        )
     }
 
     /// Runs a program on the wire between the hosts, where `br0` is the bridge and each host's port has its name.

@@ -55,7 +55,7 @@ pub use self::{
     host::{Background, COMMAND_LIMIT, Host},
     image::BUSYBOX,
     lab::{Lab, LabConfig},
-    packages::{find as find_program, install_missing},
+    packages::{extracted_library, find as find_program, install_missing},
     paths::cache_dir,
     record::{remove_staying, staying, sweep},
     registry::REGISTRY,

@@ -76,9 +76,25 @@ pub(crate) fn extracted(package: &str, name: &str) -> Result<PathBuf> {
     if let Some(installed) = below(Path::new("/")) {
         return Ok(installed);
     }
+    below(&extracted_dir(package)?).with_context(|| format!("package {package} has no program {name}"))
+}
+
+/// A library taken out of its package without installing it: `name` is what follows the architecture's directory.
+///
+/// # Errors
+/// When the package cannot be fetched or does not hold `usr/lib/ARCHITECTURE/NAME`.
+pub fn extracted_library(package: &str, name: &str) -> Result<PathBuf> {
+    fs::read_dir(extracted_dir(package)?.join("usr/lib"))?
+        .filter_map(|entry| Some(entry.ok()?.path().join(name)))
+        .find(|file| file.is_file())
+        .with_context(|| format!("package {package} has no library {name}"))
+}
+
+/// What is in a package of this machine's release; kept in the cache.
+fn extracted_dir(package: &str) -> Result<PathBuf> {
     let dir = paths::cache_dir().join("tools").join(package);
     let _lock = apt_lock()?;
-    if below(&dir).is_none() {
+    if !dir.join("usr").is_dir() {
         eprintln!("lab: fetching {package}");
         apt_update()?;
         fs::create_dir_all(&dir)?;
@@ -90,7 +106,7 @@ pub(crate) fn extracted(package: &str, name: &str) -> Result<PathBuf> {
         command::check(Command::new("dpkg-deb").arg("--extract").arg(&deb).arg(&dir))?;
         fs::remove_file(&deb)?;
     }
-    below(&dir).with_context(|| format!("package {package} has no program {name}"))
+    Ok(dir)
 }
 
 /// The package lists, fetched once a process: on a new machine there are none.

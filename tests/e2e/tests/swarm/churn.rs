@@ -1,0 +1,213 @@
+//! Containers that come and go.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use weft_e2e::{Cluster, SETTLE, leftovers, status};
+use weft_lab::{BUSYBOX, DRIVER, Engine, Host, LabConfig, PLUGIN, Weft, wait_until};
+
+const N_CONTAINERS: usize = 50;
+const N_ROUNDS: usize = 20;
+/// Rounds until memory is in use that stays in use.
+const WARM_UP: usize = 5;
+/// What CreateEndpoint and Join together may take, of a hundred containers with all but one.
+const CALLS_P99: Duration = Duration::from_millis(20);
+/// How much more memory, for each part of what was in use after the warm-up.
+const DRIFT: f64 = 0.02;
+
+/// What a daemon holds on to.
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    rss: u64,
+    n_fds: usize,
+}
+
+/// Of the plugin's process itself.
+fn in_use(host: &Host) -> Result<Use> {
+    let pid = host.plugin_pid(PLUGIN)?;
+    let status = host.run(["cat", &format!("/proc/{pid}/status")])?;
+    let rss = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok())
+        .context("a process has memory")?;
+    let n_fds = host.sh(&format!("ls /proc/{pid}/fd | wc -l"))?.parse()?;
+    Ok(Use { rss, n_fds })
+}
+
+/// What must be the same after all containers have gone.
+fn traces(host: &Host) -> Result<String> {
+    let status = status(host)?;
+    let rules = host.sh(
+        "nft list tables 2>/dev/null | grep weft; \
+         for list in iptables-nft-save iptables-legacy-save ip6tables-nft-save; do $list 2>/dev/null | grep -c wf; done; \
+         ip -o link | grep -c ' wf'; true",
+    )?;
+    Ok(format!(
+        "{rules}\nnetworks {}\nendpoints {}\n{}",
+        status["networks"],
+        status["endpoints"],
+        leftovers(host)?
+    ))
+}
+
+/// Starts the host's share of containers on the network and removes them; how long the starts took.
+fn round(host: &Host, network: &str, n: usize) -> Result<Duration> {
+    let since = Instant::now();
+    let on = format!("--network={network}");
+    // Three at a time, as one who deploys does.
+    let line = format!(
+        "seq {n} | xargs -P 3 -I% docker run --detach --label churn {on} --name churn% {BUSYBOX} >/dev/null"
+    );
+    host.sh(&line)?;
+    let took = since.elapsed();
+    host.sh("docker rm --force $(docker ps --all --quiet --filter label=churn) >/dev/null")?;
+    Ok(took)
+}
+
+/// A round on all hosts at once; the slowest host's starts.
+fn round_everywhere(cluster: &Cluster, network: &str) -> Result<Duration> {
+    let hosts = cluster.lab.hosts();
+    let results: Vec<Result<Duration>> = std::thread::scope(|scope| {
+        let share =
+            |index: usize| N_CONTAINERS / hosts.len() + usize::from(index < N_CONTAINERS % hosts.len());
+        let workers: Vec<_> = hosts
+            .iter()
+            .enumerate()
+            .map(|(index, host)| scope.spawn(move || round(host, network, share(index))))
+            .collect();
+        workers
+            .into_iter()
+            .map(|worker| {
+                worker.join().unwrap_or_else(|_| bail!("a thread that started containers panicked"))
+            })
+            .collect()
+    });
+    results.into_iter().try_fold(Duration::ZERO, |most, took| Ok(most.max(took?)))
+}
+
+/// How many of dockerd's calls took at most as long, by the bound in seconds; all hosts together.
+fn calls(cluster: &Cluster, call: &str) -> Result<Vec<(f64, u64)>> {
+    let mut sum: BTreeMap<String, u64> = BTreeMap::new();
+    for host in cluster.lab.hosts() {
+        let page = host.run_in_network([
+            "curl",
+            "--silent",
+            "--show-error",
+            "--fail",
+            "http://127.0.0.1:6784/metrics",
+        ])?;
+        let begin = format!("weft_driver_call_duration_seconds_bucket{{call=\"{call}\",le=\"");
+        for line in page.lines().filter_map(|line| line.strip_prefix(&begin)) {
+            let (bound, n) = line.split_once("\"} ").context("a sample has a value")?;
+            *sum.entry(bound.to_owned()).or_default() += n.parse::<u64>()?;
+        }
+    }
+    let mut bounds: Vec<(f64, u64)> = sum
+        .into_iter()
+        .map(|(bound, n)| Ok((bound.replace("+Inf", "inf").parse()?, n)))
+        .collect::<Result<_>>()?;
+    bounds.sort_by(|a, b| a.0.total_cmp(&b.0));
+    ensure!(!bounds.is_empty(), "{call} has no histogram");
+    Ok(bounds)
+}
+
+/// The lowest bound within which this part of the calls was.
+fn quantile(bounds: &[(f64, u64)], part: f64) -> f64 {
+    let n = bounds.last().map_or(0, |(_, n)| *n);
+    #[expect(clippy::cast_precision_loss, reason = "counts of calls are small")]
+    let within = bounds.iter().find(|(_, count)| *count as f64 >= part * n as f64);
+    within.map_or(f64::INFINITY, |(bound, _)| *bound)
+}
+
+/// Fifty containers on three hosts, twenty times over: dockerd's calls are short, nothing is left, and containers start as
+/// fast as on Docker's own overlay.
+pub(crate) fn churn(engine: Engine, weft: &Weft) -> Result<()> {
+    let cluster = Cluster::with(LabConfig::new("churn", engine, 3), weft)?;
+    let (hosts, manager) = (cluster.lab.hosts(), cluster.manager());
+    let driver = format!("--driver={DRIVER}");
+    for (driver, name) in [(driver.as_str(), "ours"), ("--driver=overlay", "docker")] {
+        manager.docker(
+            ["network", "create", driver, "--attachable", "--subnet"]
+                .into_iter()
+                .chain([if name == "ours" { "10.210.0.0/16" } else { "10.211.0.0/16" }, name]),
+        )?;
+    }
+    let before: Vec<String> = hosts.iter().map(traces).collect::<Result<_>>()?;
+    let mut used = Vec::new();
+    let (mut ours, mut docker) = (Vec::new(), Vec::new());
+    for number in 0..N_ROUNDS {
+        ours.push(round_everywhere(&cluster, "ours")?);
+        // In turns, so that both see the same machine.
+        if number % 4 == 0 {
+            docker.push(round_everywhere(&cluster, "docker")?);
+        }
+        if number + 1 == WARM_UP || number + 1 == N_ROUNDS {
+            used.push(hosts.iter().map(in_use).collect::<Result<Vec<_>>>()?);
+        }
+        println!("round {number}: starts took {:.1?}", ours[number]);
+    }
+    let median = |times: &mut Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let (ours, docker) = (median(&mut ours), median(&mut docker));
+    println!(
+        "start of {N_CONTAINERS} containers on three hosts: {ours:.2?}, on Docker's overlay {docker:.2?}, ratio {:.2}",
+        ours.as_secs_f64() / docker.as_secs_f64()
+    );
+
+    let (create, join) = (calls(&cluster, "CreateEndpoint")?, calls(&cluster, "Join")?);
+    for (name, bounds) in [("CreateEndpoint", &create), ("Join", &join)] {
+        println!(
+            "{name}: {} calls, half within {} s, 99 % within {} s, 99.5 % within {} s: {bounds:?}",
+            bounds.last().map_or(0, |(_, n)| *n),
+            quantile(bounds, 0.5),
+            quantile(bounds, 0.99),
+            quantile(bounds, 0.995)
+        );
+    }
+
+    for (host, before) in hosts.iter().zip(&before) {
+        // Docker deletes the network with its last container; what it keeps is collected.
+        wait_until("nothing to be left", Duration::from_secs(90), || {
+            let after = traces(host)?;
+            ensure!(after == *before, "{}: before\n{before}\nafter\n{after}", host.name());
+            Ok(true)
+        })?;
+    }
+    let [warm, last] = &used[..] else { bail!("memory was looked at twice") };
+    for ((host, warm), last) in hosts.iter().zip(warm).zip(last) {
+        #[expect(clippy::cast_precision_loss, reason = "kilobytes of a process")]
+        let drift = last.rss as f64 / warm.rss as f64 - 1.0;
+        println!(
+            "{}: {warm:?} after {WARM_UP} rounds, {last:?} after all, {:+.2} %",
+            host.name(),
+            drift * 100.0
+        );
+        ensure!(drift < DRIFT, "{}: memory grew by {:.1} %", host.name(), drift * 100.0);
+        wait_until("open files to be as many as before", SETTLE, || {
+            let now = in_use(host)?.n_fds;
+            ensure!(now <= warm.n_fds, "{}: {now} open files, {} before", host.name(), warm.n_fds);
+            Ok(true)
+        })?;
+    }
+    // The sum of two calls is within 20 ms where each is within 10 ms.
+    let half = CALLS_P99.as_secs_f64() / 2.0;
+    let n_late: u64 = [&create, &join]
+        .iter()
+        .map(|bounds| {
+            let within = bounds.iter().find(|(bound, _)| *bound >= half).map_or(0, |(_, n)| *n);
+            bounds.last().map_or(0, |(_, n)| *n) - within
+        })
+        .sum();
+    let n = create.last().map_or(0, |(_, n)| *n);
+    println!("CreateEndpoint and Join: of {n} containers at most {n_late} took more than {CALLS_P99:?}");
+    ensure!(
+        n_late * 100 <= n,
+        "CreateEndpoint and Join take more than {CALLS_P99:?} too often: {n_late} of {n}"
+    );
+    Ok(())
+}
