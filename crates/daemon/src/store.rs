@@ -32,12 +32,12 @@ const TABLES: [TableDefinition<&str, &[u8]>; 6] = [META, NETWORKS, ENDPOINTS, PE
 #[non_exhaustive]
 pub(crate) enum OpenError {
     /// The directory or file cannot be made or opened.
-    #[error("cannot open the state file {path}: {source}{}", advice(source))]
+    #[error("cannot open the state file {path}: {error}{}", advice(error))]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// Another daemon has it open.
     #[error("the state file {0} is in use: another weft daemon runs on this host; stop it first")]
@@ -59,15 +59,15 @@ pub(crate) enum OpenError {
 #[non_exhaustive]
 pub(crate) enum StoreError {
     /// The disk is full, or fails. It is tried anew at the next call.
-    #[error("the state file {path} cannot be read or written: {source}{}", advice(source))]
+    #[error("the state file {path} cannot be read or written: {error}{}", advice(error))]
     Io {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        error: io::Error,
     },
     /// redb found damage.
-    #[error("the state file {path} cannot be read or written: {source}")]
+    #[error("the state file {path} cannot be read or written")]
     Database {
         /// The file.
         path: PathBuf,
@@ -110,7 +110,7 @@ impl Store {
     /// See [`OpenError`]; a damaged file is never replaced.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
         let path = dir.join("state.redb");
-        let io = |source| OpenError::Io { path: path.clone(), source };
+        let io = |error| OpenError::Io { path: path.clone(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
         let file = OpenOptions::new()
             .read(true)
@@ -166,7 +166,7 @@ impl Store {
     fn failure(&self, error: redb::Error) -> StoreError {
         let path = self.path.clone();
         match error {
-            redb::Error::Io(source) => StoreError::Io { path, source },
+            redb::Error::Io(error) => StoreError::Io { path, error },
             other => StoreError::Database { path, source: Box::new(other) },
         }
     }
@@ -450,8 +450,8 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
 fn not_open(path: &Path, error: redb::Error) -> OpenError {
     let path = path.to_owned();
     match error {
-        redb::Error::Io(source) if source.kind() != io::ErrorKind::InvalidData => {
-            OpenError::Io { path, source }
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
+            OpenError::Io { path, error }
         }
         other => OpenError::Damaged { path, source: Box::new(other) },
     }
