@@ -450,9 +450,7 @@ fn make_tables(database: &Database) -> Result<(), redb::Error> {
 fn not_open(path: &Path, error: redb::Error) -> OpenError {
     let path = path.to_owned();
     match error {
-        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => {
-            OpenError::Io { path, error }
-        }
+        redb::Error::Io(error) if error.kind() != io::ErrorKind::InvalidData => OpenError::Io { path, error },
         other => OpenError::Damaged { path, source: Box::new(other) },
     }
 }

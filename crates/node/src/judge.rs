@@ -22,8 +22,8 @@ pub enum FindError {
 }
 
 impl Node {
-    /// The peer that `text` names: its name, its id, or the begin of its id, at least 4 digits. This host's own name is
-    /// understood when no peer has it.
+    /// The peer that `text` names: its name, its id, or the begin of its id, at least 4 digits. A name that several have is
+    /// its owner's. This host's own name is understood when no peer has it.
     ///
     /// # Errors
     /// See [`FindError`].
@@ -47,8 +47,17 @@ impl Node {
             [] if is_own() => Ok(self.id),
             [] => Err(FindError::Unknown(text.to_owned())),
             [id] => Ok(id),
-            _ => Err(FindError::Ambiguous(text.to_owned())),
+            _ => self.owner_of(text, &found).ok_or_else(|| FindError::Ambiguous(text.to_owned())),
         }
+    }
+
+    /// Of several peers with a name the one that it belongs to: the others are refused for it, or were forgotten. Nobody is
+    /// when one of them is revoked, as it may be meant.
+    fn owner_of(&self, name: &str, found: &[PeerId]) -> Option<PeerId> {
+        let is_revoked =
+            |id: &PeerId| self.gate.verdicts.get(id).is_some_and(|v| v.judgement == Judgement::Revoked);
+        let owner = self.gate.pins.get(name).copied()?;
+        (found.contains(&owner) && !found.iter().any(is_revoked)).then_some(owner)
     }
 
     /// Decides about a peer, here and on all other hosts. `stamp` is the time in milliseconds since 1970.

@@ -245,6 +245,7 @@ fn a_name_belongs_to_its_first_key_until_it_is_forgotten() {
     let refused: Vec<_> = cluster.host(1).node.refused().cloned().collect();
     assert_eq!(refused[0].reason, Refusal::NameTaken { keeper: first });
     assert_eq!(cluster.host(1).n_events(|e| matches!(e, Event::Refused(_))), 1, "said once");
+    assert_eq!(cluster.host(1).node.find_peer("host3"), Ok(first), "the name is its owner's");
     let now = cluster.now;
     cluster.host(1).node.judge(first, Judgement::Forgotten, 1000, now);
     cluster.run_until(Duration::from_secs(30), "forgotten", |c| full_mesh(c, &[1, 2, 9]));

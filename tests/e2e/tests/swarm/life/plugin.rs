@@ -1,5 +1,7 @@
 //! The plugin: upgraded, and without dockerd's socket.
 
+use std::{fs, process::Command};
+
 use anyhow::{Result, ensure};
 use weft_e2e::{Cluster, status};
 use weft_lab::{Engine, LabConfig, PLUGIN, SECRET, Weft, wait_until};
@@ -22,7 +24,15 @@ pub(crate) fn plugin_upgraded(cluster: &Cluster) -> Result<()> {
     wait_healed("before", &members)?;
     let id = status(worker)?["peer_id"].clone();
 
-    let next = manager.push_plugin("weft:next", &cluster.weft.plugin_dir)?;
+    // The same program, with one file more: an engine takes the same content once only.
+    let (next, _) = manager.shared_dir("next")?;
+    let next = next.join("plugin");
+    ensure!(
+        Command::new("cp").arg("--archive").arg(&cluster.weft.plugin_dir).arg(&next).status()?.success(),
+        "the plugin cannot be copied"
+    );
+    fs::write(next.join("rootfs/etc/weft/next"), "next\n")?;
+    let next = manager.push_plugin("weft:next", &next)?;
     worker.docker(["plugin", "disable", "--force", PLUGIN])?;
     // What docs/operations.md says of the time between.
     worker.exec(&members[1].container, &format!("timeout 2 wget -qO- http://{}/", members[2].address))?;
