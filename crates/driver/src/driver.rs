@@ -77,10 +77,10 @@ pub(crate) enum CallError {
     Refused(String),
 }
 
-/// How many faults are kept for later calls. dockerd never says what died with it, so there must be a bound.
 /// Where IPv4 multicast goes.
 const MULTICAST_RANGE: &str = "224.0.0.0/4";
 
+/// How many faults are kept for later calls. dockerd never says what died with it, so there must be a bound.
 const N_POSTPONED: usize = 4096;
 
 /// Faults of calls that were answered as if all were well, because this engine shows them on a later one.
