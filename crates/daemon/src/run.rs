@@ -354,6 +354,9 @@ async fn reconcile(core: &Core) {
 pub(crate) async fn collect_garbage(core: &Core) {
     let now = Instant::now();
     let mut topology = core.topology.write().await;
+    // One whose links are made while they are listed is not in the list, and may be done when it is looked at.
+    let being_made = topology.endpoints.iter().filter(|(_, endpoint)| endpoint.making.strong_count() > 0);
+    let being_made: BTreeSet<String> = being_made.map(|(id, _)| id.clone()).collect();
     let inventory = match core.links.inventory().await {
         Ok(inventory) => inventory,
         Err(error) => return warn!(%error, "links not compared with records"),
@@ -363,7 +366,7 @@ pub(crate) async fn collect_garbage(core: &Core) {
         let found = inventory.endpoints.iter().find(|f| f.id.0 == id);
         let Some(endpoint) = topology.endpoints.get_mut(&id) else { continue };
         let forgotten = match found {
-            None => endpoint.making.strong_count() == 0,
+            None => !being_made.contains(&id),
             Some(found) if !found.unclaimed => {
                 endpoint.unclaimed_since = None;
                 false

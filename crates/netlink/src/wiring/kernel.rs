@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
@@ -10,6 +11,7 @@ use rtnetlink::packet_route::link::{
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
+use tokio::sync::Mutex;
 
 use super::underlay::{Address, DefaultRoute};
 use crate::link::Link;
@@ -20,6 +22,8 @@ const ENODEV: i32 = 19;
 #[derive(Debug, Clone)]
 pub(super) struct Kernel {
     handle: Handle,
+    /// Held while something is listed: the kernel has one listing a socket, and refuses a second as busy.
+    listing: Arc<Mutex<()>>,
 }
 
 fn io_error(error: Error) -> io::Error {
@@ -33,7 +37,7 @@ impl Kernel {
     pub(super) fn new() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     pub(super) async fn find(&self, name: &str) -> Result<Option<Link>, LinkFailure> {
@@ -46,6 +50,7 @@ impl Kernel {
     }
 
     pub(super) async fn links(&self) -> io::Result<Vec<Link>> {
+        let _listing = self.listing.lock().await;
         let messages: Vec<LinkMessage> =
             self.handle.link().get().execute().try_collect().await.map_err(io_error)?;
         Ok(messages.iter().map(Link::from).collect())
@@ -112,12 +117,14 @@ impl Kernel {
     }
 
     pub(super) async fn addresses(&self) -> io::Result<Vec<Address>> {
+        let _listing = self.listing.lock().await;
         let messages: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(io_error)?;
         Ok(messages.iter().filter_map(address).collect())
     }
 
     pub(super) async fn default_routes(&self) -> io::Result<Vec<DefaultRoute>> {
+        let _listing = self.listing.lock().await;
         let mut routes = Vec::new();
         for query in
             [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()]

@@ -370,3 +370,18 @@ fn the_underlay_is_measured() {
         assert_eq!(addresses, ["192.0.2.1 up0", "fd01::1 up1"]);
     });
 }
+
+#[test]
+#[ignore = "needs root"]
+fn several_tasks_list_at_once() {
+    on_a_host(async || {
+        // So many that the kernel does not give them in one go.
+        (0..80).for_each(|n| drop(run(&format!("ip link add b{n} type bridge"))));
+        let wiring = Wiring::new().unwrap();
+        let lists = (0..20).map(|_| async {
+            wiring.inventory().await.unwrap();
+            wiring.local_addresses().await.unwrap();
+        });
+        futures_util::future::join_all(lists).await;
+    });
+}

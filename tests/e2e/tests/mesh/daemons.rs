@@ -21,13 +21,14 @@ pub(crate) fn start_all(lab: &Lab, weft: &Weft, n_seeds: usize) -> Result<Vec<Ba
     for host in lab.hosts() {
         weft.install_program(host)?;
     }
-    lab.hosts().iter().map(|host| start(lab, host, n_seeds)).collect()
+    lab.hosts().iter().map(|host| start(lab, host, n_seeds, &[])).collect()
 }
 
-/// Starts a daemon on a host that has program and secret.
-pub(crate) fn start(lab: &Lab, host: &Host, n_seeds: usize) -> Result<Background> {
+/// Starts a daemon on a host that has program and secret, with more settings.
+pub(crate) fn start(lab: &Lab, host: &Host, n_seeds: usize, settings: &[&str]) -> Result<Background> {
     let peers: Vec<String> = lab.hosts().iter().take(n_seeds).map(|host| host.ipv4().to_string()).collect();
-    host.spawn("weft", ["env", &format!("PEERS={}", peers.join(",")), "weft", "run"])
+    let peers = format!("PEERS={}", peers.join(","));
+    host.spawn("weft", ["env", &peers].iter().chain(settings).chain(&["weft", "run"]))
 }
 
 fn call(host: &Host, socket: &str, request: &str, body: &str) -> Result<Value> {
