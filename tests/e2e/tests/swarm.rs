@@ -3,8 +3,6 @@
 
 #[path = "swarm/churn.rs"]
 mod churn;
-#[path = "swarm/ipv6.rs"]
-mod ipv6;
 #[path = "swarm/life.rs"]
 mod life;
 #[path = "swarm/load.rs"]
@@ -35,7 +33,7 @@ fn main() -> ExitCode {
             shared("host_mode_port", ports::host_mode_port).once(),
             shared("stack", stack::stack).once(),
             shared("last_known_state", vip::last_known_state).once(),
-            shared("service_ipv6", ipv6::service_ipv6),
+            shared("ipv6_in_a_swarm", life::ipv6::ipv6_in_a_swarm).long(),
             shared("plugin_upgraded", life::plugin::plugin_upgraded).once(),
             shared("dockerd_restarted", life::dockerd_restarted).long(),
             shared("network_removed_while_a_host_is_down", life::network_removed_while_a_host_is_down).long(),

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use weft_e2e::{Cluster, SETTLE};
-use weft_lab::{BUSYBOX, DRIVER, wait_until};
+use weft_lab::{BUSYBOX, DRIVER, Engine, wait_until};
 
 pub(crate) fn bad_options(cluster: &Cluster) -> Result<()> {
     let manager = cluster.manager();
@@ -20,7 +20,13 @@ pub(crate) fn bad_options(cluster: &Cluster) -> Result<()> {
         let name = cluster.unique("bad");
         manager.docker(["network", "create", &driver, "--attachable", "--opt", option, &name])?;
         let run = manager.docker_output(["run", "--rm", "--network", &name, BUSYBOX, "true"])?;
-        // Nothing may keep the network from being removed: the refusal leaks no attachment.
+        // 26.1.5 keeps a refused container's attachment to the network until it starts anew.
+        if manager.engine() == Engine::Trixie {
+            manager.stop_dockerd()?;
+            manager.start_dockerd()?;
+            cluster.wait_connected()?;
+        }
+        // Nothing else may keep the network from being removed: the refusal leaks no attachment.
         wait_until("removal of the network", SETTLE, || {
             manager.docker(["network", "rm", &name]).map(|_| true)
         })?;

@@ -6,6 +6,8 @@ pub(crate) mod clock;
 pub(crate) mod disk;
 #[path = "life/hosts.rs"]
 pub(crate) mod hosts;
+#[path = "life/ipv6.rs"]
+pub(crate) mod ipv6;
 #[path = "life/local.rs"]
 pub(crate) mod local;
 #[path = "life/managers.rs"]

@@ -43,6 +43,12 @@ impl<'a> Service<'a> {
         Ok(vip.to_owned())
     }
 
+    /// Docker's id of its network.
+    pub(crate) fn network_id(&self) -> Result<String> {
+        let format = "{{(index .Spec.TaskTemplate.Networks 0).Target}}";
+        self.cluster.manager().docker(["service", "inspect", "--format", format, &self.name])
+    }
+
     /// Its running containers on the host: their short ids, which are their host names as well.
     pub(crate) fn containers(&self, host: &Host) -> Result<Vec<String>> {
         containers(host, &format!("label=com.docker.swarm.service.name={}", self.name))

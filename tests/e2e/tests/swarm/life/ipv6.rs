@@ -1,0 +1,68 @@
+//! IPv6 in a swarm: what engines give, and what they do not.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use weft_e2e::{Cluster, SETTLE, status};
+use weft_lab::{Engine, wait_for, wait_until};
+
+use super::{Member, wait_healed};
+use crate::service::{START, Service};
+
+/// What a manager's log says where the engine's address manager fails for IPv6 in a swarm.
+const NO_ADDRESSES: &str = "Failed allocation for network";
+
+/// Whether the engine gives a service of two tasks its addresses on a network with an IPv6 subnet.
+fn gives_addresses(cluster: &Cluster, service: &Service<'_>) -> Result<bool> {
+    let log = cluster.manager().log_path("dockerd")?;
+    let id = service.network_id()?;
+    wait_for("tasks on a network with IPv6, or the engine's refusal", START, || {
+        let is_refused =
+            fs::read_to_string(&log)?.lines().any(|line| line.contains(NO_ADDRESSES) && line.contains(&id));
+        if is_refused {
+            return Ok(Some(false));
+        }
+        Ok((service.all_containers()?.len() == 2).then_some(true))
+    })
+}
+
+/// 20.10.24 gives IPv6 addresses host by host, so two hosts give the same one, and weft says so; IPv4 goes on. Newer
+/// engines give a network with an IPv6 subnet no address at all, on Docker's own overlay neither.
+pub(crate) fn ipv6_in_a_swarm(cluster: &Cluster) -> Result<()> {
+    let (manager, worker) = (cluster.manager(), cluster.worker());
+    let network = cluster.network(&["--ipv6", "--subnet=10.207.0.0/24", "--subnet=fd99:207::/64"])?;
+    let service = Service::create(cluster, network.name(), &["--mode=global", "--detach"])?;
+    let is_given = gives_addresses(cluster, &service)?;
+    ensure!(
+        is_given == (manager.engine() == Engine::Bookworm),
+        "engine {} has changed its mind about IPv6 in a swarm: docs/operations.md tells of it",
+        manager.engine()
+    );
+    if is_given {
+        let members = [Member::task(manager, &service.name)?, Member::task(worker, &service.name)?];
+        wait_healed("IPv4 beside IPv6", &members)?;
+        let v6 = |member: &Member<'_>| -> Result<String> {
+            let line = member.host.exec(&member.container, "ip -6 -o addr show dev eth0 scope global")?;
+            Ok(line.split_whitespace().nth(3).context("eth0 has an IPv6 address")?.to_owned())
+        };
+        let (here, there) = (v6(&members[0])?, v6(&members[1])?);
+        println!("{}: {here} on one host, {there} on the other", manager.engine());
+        ensure!(here == there, "the engine gives {here} and {there}");
+        wait_until("both claims to be told", SETTLE, || {
+            Ok(status(manager)?["duplicates"].to_string().contains("fd99:207::"))
+        })?;
+    } else {
+        let docker = cluster.unique("overlay");
+        let subnets = ["--ipv6", "--subnet=10.208.0.0/24", "--subnet=fd99:208::/64"];
+        let create = ["network", "create", "--driver=overlay", "--attachable"];
+        manager.docker(create.iter().chain(&subnets).chain(&[docker.as_str()]))?;
+        let other = Service::create(cluster, &docker, &["--mode=global", "--detach"])?;
+        let is_given = gives_addresses(cluster, &other)?;
+        other.remove()?;
+        manager.docker(["network", "rm", &docker])?;
+        ensure!(!is_given, "Docker gives addresses on its own overlay, and none on weft's network");
+        println!("{}: no addresses on a network with IPv6, on Docker's overlay neither", manager.engine());
+    }
+    service.remove()?;
+    network.remove()
+}
