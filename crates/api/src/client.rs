@@ -7,14 +7,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::SendRequest;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{ErrorAnswer, Order, OrderAnswer, PingAnswer, PingRequest, SecretAnswer, SecretRequest, Status};
+use crate::{
+    BenchRequest, CaptureRequest, EndCapture, ErrorAnswer, MtuAnswer, MtuRequest, Order, OrderAnswer,
+    PingAnswer, PingRequest, RouteStatus, SecretAnswer, SecretRequest, Status,
+};
 
 /// Where the daemon serves the control API, unless it is a managed plugin.
 pub const DEFAULT_SOCKET: &str = "/run/weft/control.sock";
@@ -214,6 +218,72 @@ impl Client {
         self.call(Method::POST, "/v1/ping", json(request)?).await
     }
 
+    /// Where forwarding sends what.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn routes(&self) -> Result<Vec<RouteStatus>, ClientError> {
+        self.call(Method::GET, "/v1/routes", Bytes::new()).await
+    }
+
+    /// What the path to a peer carries.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn mtu(&self, request: &MtuRequest) -> Result<MtuAnswer, ClientError> {
+        self.call(Method::POST, "/v1/mtu", json(request)?).await
+    }
+
+    /// Begins a capture; what comes is a pcapng file.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn capture(&self, request: &CaptureRequest) -> Result<Answering, ClientError> {
+        self.begin("/v1/capture", json(request)?).await
+    }
+
+    /// Ends a capture well, so that its file is whole.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn end_capture(&self, capture: u64) -> Result<(), ClientError> {
+        self.call(Method::POST, "/v1/capture/end", json(&EndCapture { capture })?).await
+    }
+
+    /// Begins a measurement; what comes are lines, a [`BenchLine`](crate::BenchLine) each.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn bench(&self, request: &BenchRequest) -> Result<Answering, ClientError> {
+        self.begin("/v1/bench", json(request)?).await
+    }
+
+    /// Asks for what goes on for a while; only its begin must come in time.
+    async fn begin(&self, path: &str, body: Bytes) -> Result<Answering, ClientError> {
+        let begun = async {
+            let (mut sender, connection) = self.connect().await?;
+            let connection = tokio::spawn(async move {
+                // Its errors are told to the body as well.
+                let _ = connection.await;
+            });
+            let answering = |body| Answering { body, connection };
+            let response = sender.send_request(request(Method::POST, path, body)?).await.map_err(broken)?;
+            let (status, mut answer) = (response.status(), answering(response.into_body()));
+            if status.is_success() {
+                return Ok(answer);
+            }
+            let mut text = Vec::new();
+            while let Some(piece) = answer.next().await {
+                text.extend(piece?);
+                if text.len() > MAX_ANSWER_LEN {
+                    break;
+                }
+            }
+            Err(refusal(&text))
+        };
+        tokio::time::timeout(CALL_LIMIT, begun).await.map_err(|_| ClientError::Slow)?
+    }
+
     /// Any other JSON that is served at the socket: dockerd's too.
     ///
     /// # Errors
@@ -239,19 +309,8 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<T, ClientError> {
-        let stream = UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
-        let broken = |error: hyper::Error| ClientError::Broken(error.into());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "weft")
-            .header("content-type", "application/json")
-            .body(Full::new(body))
-            .map_err(|error| ClientError::Broken(error.into()))?;
+        let (mut sender, connection) = self.connect().await?;
+        let request = request(method, path, body)?;
         let answer = async {
             let response = sender.send_request(request).await.map_err(broken)?;
             let status = response.status();
@@ -267,8 +326,66 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(ClientError::Answer);
         }
-        let ErrorAnswer { error } = serde_json::from_slice(&body).map_err(ClientError::Answer)?;
-        Err(ClientError::Refused(error))
+        Err(refusal(&body))
+    }
+
+    async fn connect(&self) -> Result<(SendRequest<Full<Bytes>>, Connected), ClientError> {
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::Connect { path: self.socket.clone(), source })?;
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)
+    }
+}
+
+type Connected = hyper::client::conn::http1::Connection<TokioIo<UnixStream>, Full<Bytes>>;
+
+/// An answer that goes on for a while. Dropping it hangs up, which ends what it tells of.
+#[derive(Debug)]
+pub struct Answering {
+    body: Incoming,
+    connection: tokio::task::JoinHandle<()>,
+}
+
+impl Answering {
+    /// The next piece, as it came; `None` at the end.
+    pub async fn next(&mut self) -> Option<Result<Bytes, ClientError>> {
+        loop {
+            match self.body.frame().await?.map_err(broken) {
+                Err(error) => return Some(Err(error)),
+                // Trailers are of no use here.
+                Ok(frame) => match frame.into_data() {
+                    Ok(data) => return Some(Ok(data)),
+                    Err(_) => {}
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn broken(error: hyper::Error) -> ClientError {
+    ClientError::Broken(error.into())
+}
+
+fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes>>, ClientError> {
+    Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "weft")
+        .header("content-type", "application/json")
+        .body(Full::new(body))
+        .map_err(|error| ClientError::Broken(error.into()))
+}
+
+fn refusal(body: &[u8]) -> ClientError {
+    match serde_json::from_slice(body) {
+        Ok(ErrorAnswer { error }) => ClientError::Refused(error),
+        Err(error) => ClientError::Answer(error),
     }
 }
 

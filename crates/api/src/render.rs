@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
-use crate::{EndpointStatus, NetworkStatus, PeerStatus, ServiceStatus, Status};
+use crate::{EndpointStatus, NetworkStatus, PathKind, PeerStatus, RouteStatus, ServiceStatus, Status};
 
 /// The status as text: a head, what is wrong, then tables of peers, networks, endpoints, counters and drops.
 ///
@@ -50,6 +50,14 @@ pub fn render_endpoints(status: &Status) -> String {
 #[must_use]
 pub fn render_services(status: &Status) -> String {
     alone(status, services_section)
+}
+
+/// The table of where forwarding sends what.
+#[must_use]
+pub fn render_routes(list: &[RouteStatus]) -> String {
+    let mut out = String::new();
+    section(&mut out, "ROUTES", &routes(list));
+    out.trim_start_matches('\n').to_owned()
 }
 
 /// A section without the empty line before it.
@@ -217,6 +225,28 @@ fn endpoints(endpoints: &[EndpointStatus]) -> Vec<Row> {
     };
     let names = heading(&["ID", "NETWORK", "MAC", "ADDRESSES", "HOST"]);
     std::iter::once(names).chain(endpoints.iter().map(row)).collect()
+}
+
+fn routes(routes: &[RouteStatus]) -> Vec<Row> {
+    let row = |route: &RouteStatus| {
+        let addresses = route.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
+        vec![
+            short(&route.network),
+            route.mac.clone(),
+            if addresses.is_empty() { dash() } else { addresses.join(" ") },
+            if route.local { format!("{} (here)", route.host) } else { route.host.clone() },
+            match (route.local, &route.via, route.path) {
+                (true, ..) => "local".to_owned(),
+                (false, Some(via), Some(PathKind::Relay)) => format!("via {via}"),
+                (false, _, Some(path)) => path.to_string(),
+                (false, _, None) => "NONE".to_owned(),
+            },
+            route.address.map_or_else(dash, |address| address.to_string()),
+            route.path_mtu.map_or_else(dash, |mtu| mtu.to_string()),
+        ]
+    };
+    let names = heading(&["NETWORK", "MAC", "ADDRESSES", "HOST", "PATH", "TO", "PATH MTU"]);
+    std::iter::once(names).chain(routes.iter().map(row)).collect()
 }
 
 fn services(services: &[ServiceStatus]) -> Vec<Row> {

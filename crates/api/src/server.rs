@@ -4,14 +4,18 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
-use crate::{Order, OrderAnswer, PingAnswer, PingRequest, SecretAnswer, SecretRequest, Status};
+use crate::{
+    BenchRequest, CaptureRequest, EndCapture, MtuAnswer, MtuRequest, Order, OrderAnswer, Pieces, PingAnswer,
+    PingRequest, RouteStatus, SecretAnswer, SecretRequest, Status,
+};
 
 /// A request body's greatest length in bytes: a secret, and room.
 const MAX_BODY_LEN: usize = 64 << 10;
@@ -72,9 +76,44 @@ pub trait Control: Send + Sync + 'static {
     /// # Errors
     /// [`ControlError::Refused`] when no such peer is known, or the daemon carries no traffic.
     fn ping(&self, request: PingRequest) -> impl Future<Output = Result<PingAnswer, ControlError>> + Send;
+
+    /// Where forwarding sends what, at this moment.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when the daemon carries no traffic.
+    fn routes(&self) -> impl Future<Output = Result<Vec<RouteStatus>, ControlError>> + Send;
+
+    /// What the path to a peer carries. That it is not known is an answer, not an error.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when no such peer is known, or the daemon carries no traffic.
+    fn mtu(&self, request: MtuRequest) -> impl Future<Output = Result<MtuAnswer, ControlError>> + Send;
+
+    /// Begins to hand out copies of frames as pcapng. It goes on until a limit is reached, it is told to end, or the pieces
+    /// are dropped.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when no such network or peer is known, too many captures are under way, or the daemon
+    /// carries no traffic.
+    fn capture(&self, request: CaptureRequest) -> impl Future<Output = Result<Pieces, ControlError>> + Send;
+
+    /// Ends a capture well.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when there is none of this number.
+    fn end_capture(&self, request: EndCapture) -> impl Future<Output = Result<(), ControlError>> + Send;
+
+    /// Begins to measure the throughput to and from a peer. It goes on until it is done or the pieces, of which each is a
+    /// [`BenchLine`](crate::BenchLine) and a line feed, are dropped.
+    ///
+    /// # Errors
+    /// [`ControlError::Refused`] when no such peer is known, another measurement is under way, or the daemon carries no
+    /// traffic.
+    fn bench(&self, request: BenchRequest) -> impl Future<Output = Result<Pieces, ControlError>> + Send;
 }
 
-const CALLS: &str = "there are GET /v1/status, GET and POST /v1/secret, POST /v1/orders, POST /v1/ping";
+const CALLS: &str = "there are GET /v1/status, GET and POST /v1/secret, POST /v1/orders, POST /v1/ping, \
+                     GET /v1/routes, POST /v1/mtu, POST /v1/capture, POST /v1/capture/end, POST /v1/bench";
 
 /// The control API as an axum router. Whoever can open the socket can ask: give it mode 0600.
 pub fn router<C: Control>(control: Arc<C>) -> Router {
@@ -83,6 +122,11 @@ pub fn router<C: Control>(control: Arc<C>) -> Router {
         .route("/v1/secret", get(secret::<C>).post(set_secret::<C>))
         .route("/v1/orders", post(order::<C>))
         .route("/v1/ping", post(ping::<C>))
+        .route("/v1/routes", get(routes::<C>))
+        .route("/v1/mtu", post(mtu::<C>))
+        .route("/v1/capture", post(capture::<C>))
+        .route("/v1/capture/end", post(end_capture::<C>))
+        .route("/v1/bench", post(bench::<C>))
         .fallback(async || error(StatusCode::NOT_FOUND, format!("no such call: {CALLS}")))
         .method_not_allowed_fallback(async || error(StatusCode::METHOD_NOT_ALLOWED, CALLS))
         .layer(DefaultBodyLimit::max(MAX_BODY_LEN))
@@ -131,6 +175,57 @@ async fn ping<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Respons
         }
     };
     answer(tokio::spawn(async move { control.ping(request).await }).await)
+}
+
+async fn routes<C: Control>(State(control): State<Arc<C>>) -> Response {
+    answer(tokio::spawn(async move { control.routes().await }).await)
+}
+
+async fn mtu<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(problem) => {
+            return error(StatusCode::BAD_REQUEST, format!("not a question for an MTU: {problem}"));
+        }
+    };
+    answer(tokio::spawn(async move { control.mtu(request).await }).await)
+}
+
+async fn capture<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(problem) => {
+            return error(StatusCode::BAD_REQUEST, format!("not a request for a capture: {problem}"));
+        }
+    };
+    // No task of its own: a client that hangs up wants no more of it.
+    pieces("application/x-pcapng", control.capture(request).await)
+}
+
+async fn end_capture<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(problem) => return error(StatusCode::BAD_REQUEST, format!("not an end of a capture: {problem}")),
+    };
+    answer(tokio::spawn(async move { control.end_capture(request).await }).await)
+}
+
+async fn bench<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    let request = match serde_json::from_slice(&body) {
+        Ok(request) => request,
+        Err(problem) => {
+            return error(StatusCode::BAD_REQUEST, format!("not a request for a bench: {problem}"));
+        }
+    };
+    pieces("application/x-ndjson", control.bench(request).await)
+}
+
+fn pieces(kind: &'static str, result: Result<Pieces, ControlError>) -> Response {
+    match result {
+        Ok(pieces) => ([(CONTENT_TYPE, kind)], Body::new(pieces)).into_response(),
+        Err(problem @ ControlError::Refused(_)) => error(StatusCode::UNPROCESSABLE_ENTITY, problem),
+        Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, problem),
+    }
 }
 
 fn answer<T: Serialize>(result: Result<Result<T, ControlError>, tokio::task::JoinError>) -> Response {

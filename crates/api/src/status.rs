@@ -201,6 +201,25 @@ pub struct NetworkStatus {
     pub n_remote_endpoints: usize,
     /// Why its containers are refused: bad options and the like; one line each.
     pub faults: Vec<String>,
+    /// What was exchanged with other hosts since its links were made; `None` while there are none.
+    #[serde(default)]
+    pub traffic: Option<TrafficStatus>,
+}
+
+/// What passed between a network's containers on this host and other hosts, as the kernel counts at the TAP: a super-frame
+/// of up to 64 KiB is one frame.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TrafficStatus {
+    /// Bytes of frames from other hosts.
+    pub rx_bytes: u64,
+    /// Those frames.
+    pub rx_frames: u64,
+    /// Bytes of frames for other hosts.
+    pub tx_bytes: u64,
+    /// Those frames.
+    pub tx_frames: u64,
+    /// Frames for other hosts that weft did not take in time.
+    pub tx_dropped: u64,
 }
 
 /// One endpoint of a network on this host.

@@ -4,14 +4,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tokio::net::UnixListener;
+use tokio::sync::Notify;
 use weft_api::{
-    Client, ClientError, Control, ControlError, DiscoverError, Order, OrderAnswer, PLUGIN_SOCKET_NAME,
-    PingAnswer, PingRequest, SearchPlaces, Secret, SecretAnswer, SecretRequest, Status, router,
+    BenchRequest, CaptureRequest, Client, ClientError, Control, ControlError, DiscoverError, EndCapture,
+    MtuAnswer, MtuRequest, Order, OrderAnswer, PLUGIN_SOCKET_NAME, Pieces, PingAnswer, PingRequest,
+    RouteStatus, SearchPlaces, Secret, SecretAnswer, SecretRequest, Status, router,
 };
 
 #[derive(Default)]
 struct Daemon {
     secret: Mutex<Option<Secret>>,
+    /// The client of a capture has hung up.
+    gone: Arc<Notify>,
 }
 
 impl Control for Daemon {
@@ -67,6 +71,42 @@ impl Control for Daemon {
         }
     }
 
+    async fn routes(&self) -> Result<Vec<RouteStatus>, ControlError> {
+        Ok(Vec::new())
+    }
+
+    async fn mtu(&self, request: MtuRequest) -> Result<MtuAnswer, ControlError> {
+        Err(ControlError::Refused(format!("no peer is called `{}`", request.peer).into()))
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> Result<Pieces, ControlError> {
+        if request.of != ["host-b"] {
+            return Err(ControlError::Refused("no such peer".into()));
+        }
+        let (sender, pieces) = Pieces::new();
+        let gone = Arc::clone(&self.gone);
+        tokio::spawn(async move {
+            for piece in ["one", "two"] {
+                sender.send(piece.into()).await.unwrap();
+            }
+            // Until the client hangs up.
+            sender.closed().await;
+            gone.notify_one();
+        });
+        Ok(pieces)
+    }
+
+    async fn end_capture(&self, request: EndCapture) -> Result<(), ControlError> {
+        match request.capture {
+            7 => Ok(()),
+            other => Err(ControlError::Refused(format!("there is no capture {other}").into())),
+        }
+    }
+
+    async fn bench(&self, request: BenchRequest) -> Result<Pieces, ControlError> {
+        Err(ControlError::Refused(format!("no peer is called `{}`", request.peer).into()))
+    }
+
     async fn ping(&self, request: PingRequest) -> Result<PingAnswer, ControlError> {
         let rtt_us = (request.peer == "host-b").then_some(412);
         Ok(PingAnswer { id: "00".repeat(16), name: request.peer, address: None, path: None, rtt_us })
@@ -74,9 +114,13 @@ impl Control for Daemon {
 }
 
 fn serve(path: &Path) -> tokio::task::JoinHandle<()> {
+    serve_as(path, Daemon::default())
+}
+
+fn serve_as(path: &Path, daemon: Daemon) -> tokio::task::JoinHandle<()> {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     let listener = UnixListener::bind(path).unwrap();
-    tokio::spawn(async move { axum::serve(listener, router(Arc::new(Daemon::default()))).await.unwrap() })
+    tokio::spawn(async move { axum::serve(listener, router(Arc::new(daemon))).await.unwrap() })
 }
 
 fn places(dir: &Path) -> SearchPlaces {
@@ -106,6 +150,9 @@ async fn calls_over_a_socket() {
     assert_eq!(client.ping(&request("host-b")).await.unwrap().rtt_us, Some(412));
     assert_eq!(client.ping(&request("host-c")).await.unwrap().rtt_us, None);
     assert_eq!(client.get::<Status>("/v1/status").await.unwrap().name, "host-a");
+    assert_eq!(client.routes().await.unwrap(), []);
+    let refused = client.mtu(&MtuRequest { peer: "host-c".to_owned(), probe: false }).await;
+    assert!(matches!(refused, Err(ClientError::Refused(text)) if text.contains("host-c")));
     let refused = client.order(&Order::AddedSecret).await;
     assert!(matches!(refused, Err(ClientError::Refused(text)) if text == "not that"));
 }
@@ -148,4 +195,36 @@ async fn the_daemon_is_found_in_order() {
     places.socket = Some(dir.path().join("nowhere.sock"));
     let text = Client::discover_in(&places).await.unwrap_err().to_string();
     assert!(text.contains("nowhere.sock (no such file)") && !text.contains("plugins"), "{text}");
+}
+
+#[tokio::test]
+async fn what_goes_on_comes_in_pieces_until_the_client_hangs_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("control.sock");
+    let daemon = Daemon::default();
+    let gone = Arc::clone(&daemon.gone);
+    let _server = serve_as(&path, daemon);
+    let client = Client::new(path);
+    let request = |of: &str| CaptureRequest {
+        capture: 7,
+        of: vec![of.to_owned()],
+        snap_len: 64,
+        max_frames: 1,
+        max_len: 1,
+        max_time_ms: 1,
+    };
+    let refused = client.capture(&request("host-c")).await;
+    assert!(matches!(refused, Err(ClientError::Refused(text)) if text == "no such peer"));
+    let mut answering = client.capture(&request("host-b")).await.unwrap();
+    let mut text = Vec::new();
+    while text.len() < 6 {
+        text.extend(answering.next().await.unwrap().unwrap());
+    }
+    assert_eq!(text, b"onetwo");
+    client.end_capture(7).await.unwrap();
+    assert!(matches!(client.end_capture(8).await, Err(ClientError::Refused(text)) if text.contains('8')));
+    drop(answering);
+    gone.notified().await;
+    let bench = client.bench(&BenchRequest { peer: "host-c".to_owned(), time_ms: 1, max_rate: None }).await;
+    assert!(matches!(bench, Err(ClientError::Refused(text)) if text.contains("host-c")));
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use weft_api::{MAX_BENCH_RATE, MAX_BENCH_TIME, MAX_CAPTURE_LEN, MAX_CAPTURE_TIME};
 
 /// An encrypted overlay network for Docker.
 #[derive(Debug, Parser)]
@@ -28,7 +29,7 @@ pub(crate) enum Command {
     Run(Box<RunArgs>),
     /// Show peers, networks, endpoints and counters
     #[command(
-        after_help = "Examples:\n  weft status\n  weft status peers --watch\n  weft status --json | jq .peers\n\nExit status: 0 when the daemon carries traffic, 1 when it does not or cannot be reached."
+        after_help = "Examples:\n  weft status\n  weft status peers --watch\n  weft status --json | jq .peers\n  weft status routes             where frames for each address go\n\nExit status: 0 when the daemon carries traffic, 1 when it does not or cannot be reached."
     )]
     Status {
         /// Only this part of it
@@ -48,6 +49,35 @@ pub(crate) enum Command {
         after_help = "Examples:\n  weft ping host2\n  weft ping -c 3 -i 0.2 host2\n\nOn the first echo, time may include a handshake. Ends with Ctrl-C.\n\nExit status: 0 when an echo came back, 1 when none did, 2 on any other error."
     )]
     Ping(PingArgs),
+    /// Show how much the path to another host carries, and what follows from it
+    #[command(
+        after_help = "Examples:\n  weft mtu host2\n  weft mtu --probe host2         look now, and wait for the outcome\n  weft mtu host2 --json | jq .path_mtu\n\nThe path is that from this host to the other: ask there for the way back. State is in the words of RFC 8899.\n\nExit status: 0 when the path carries the networks' packets whole, 1 when it does not or that is not known, 2 on any other error."
+    )]
+    Mtu {
+        /// Name, id, or the begin of the id
+        peer: String,
+        /// Look again now, and wait for the outcome (up to 15 s)
+        #[arg(long)]
+        probe: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show throughput, packets, drops and round trips by peer and network, again and again
+    #[command(
+        after_help = "Examples:\n  weft top\n  weft top --sort rtt --interval 1\n  weft top --once | head          rates of two seconds, for scripts\n\nPeers: frames inside the seal, as they are on the wire. Networks: frames and super-frames (up to 64 KiB) at this host's TAP, and those that weft did not take in time. Ends with Ctrl-C. Where the output is no terminal it is as with --once.\n\nExit status: 0 when something was shown, 1 when the daemon cannot be reached at the start."
+    )]
+    Top(TopArgs),
+    /// Write decrypted frames of a network, or of what is exchanged with another host, as pcapng
+    #[command(
+        after_help = "Examples:\n  weft capture mynet -w - | tcpdump -n -r -\n  weft capture mynet -w - | tshark -i -\n  weft capture host2 -w host2.pcapng --duration 10m --snaplen 128\n\nA network is named by its name, its id, or the begin of its id (4 digits at least); a host by its name, id, or the begin of that. Only networks with a container on this host are known. Frames are as they are inside the seal: a container's super-frames are cut, received ones not joined yet; checksums that were left to a NIC are filled in where the frame is kept whole. Of a network also frames are shown that go nowhere, and weft's own answers (ARP, ICMP).\n\nFor root alone, as is the control socket. When frames come faster than they are written, some are dropped from the capture, never from the network; their number is printed, and stands in the file's interface statistics. Ends at the first limit, with Ctrl-C, or when nobody reads it any more.\n\nExit status: 0 when it ended in one of these ways, 1 on any error."
+    )]
+    Capture(CaptureArgs),
+    /// Measure the throughput to another host and back
+    #[command(
+        after_help = "Examples:\n  weft bench host2\n  weft bench host2 --time 10 --rate 500M\n  weft bench host2 --json | jq .from.rate\n\nWhat is measured: sealed datagrams from one daemon to the other, as long as the longest frames that the path carries whole, by one thread, over the same sessions, sockets and path as containers' frames. That is sealing, sending, the underlay, receiving and opening. What is not: containers' veth, bridge and TAP, and TCP. A transfer between containers can thus be slower, and many at a time can be faster, as they use several threads.\n\nThe rate is raised until datagrams are lost and then follows what arrives, as the receiver reports it every 50 ms; throughput is that without the first fifth of the time. Some loss is therefore how it is measured. Traffic of containers is slowed meanwhile: --rate bounds it. One bench at a time on a host, at most 30 s each way, and on the other host 120 s in any 8 minutes.\n\nExit status: 0 when both ways were measured, 1 when the other host does not take part (it is busy, too old, or does not answer), 2 on any other error."
+    )]
+    Bench(BenchArgs),
     /// Look for what is wrong on this host, and say what mends it
     #[command(
         after_help = "Examples:\n  weft doctor\n  weft doctor --json | jq '.[] | select(.level == \"fault\")'\n\nExit status: 0 without a fault (warnings do not count), 1 with one."
@@ -157,6 +187,8 @@ pub(crate) enum Part {
     Endpoints,
     /// Services of the swarm with an address on them
     Services,
+    /// Which addresses are reached on which host, and which way
+    Routes,
 }
 
 /// How to show it.
@@ -197,6 +229,81 @@ pub(crate) struct PingArgs {
     /// Seconds to wait for each, at most 10
     #[arg(short = 'W', long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
     pub(crate) wait: Duration,
+}
+
+/// Settings of `weft top`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct TopArgs {
+    /// Seconds from one look to the next, at least 0.1
+    #[arg(short, long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    pub(crate) interval: Duration,
+    /// Show the rates of one interval, and end
+    #[arg(long)]
+    pub(crate) once: bool,
+    /// What comes first: the most of it
+    #[arg(short, long, value_enum, default_value = "traffic", value_name = "KEY")]
+    pub(crate) sort: SortKey,
+    /// The most rows of a table
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) rows: u16,
+}
+
+/// Settings of `weft capture`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CaptureArgs {
+    /// A network or another host
+    #[arg(value_name = "NETWORK|PEER")]
+    pub(crate) of: String,
+    /// A file that does not exist yet, or a pipe; `-` is standard output, which must not be a terminal
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: Option<PathBuf>,
+    /// Bytes of each frame that are kept
+    #[arg(short, long, value_name = "BYTES", default_value_t = 65535, value_parser = clap::value_parser!(u32).range(1..=65535))]
+    pub(crate) snaplen: u32,
+    /// End after so many frames
+    #[arg(short, long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
+    /// End before the file is longer, in bytes; K, M and G are powers of 1024; at most 16G
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
+    pub(crate) max_size: u64,
+    /// End after this time: 90s, 10m, 1h; at most 1h
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_capture_time)]
+    pub(crate) duration: Duration,
+}
+
+/// Settings of `weft bench`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Name, id, or the begin of the id
+    pub(crate) peer: String,
+    /// Seconds each way, at most 30
+    #[arg(short, long, value_name = "SECONDS", default_value = "5", value_parser = parse_bench_time)]
+    pub(crate) time: Duration,
+    /// Never more than so many bits a second; K, M and G are powers of 1000 [default: as much as gets through]
+    #[arg(short, long, value_name = "RATE", value_parser = parse_rate)]
+    pub(crate) rate: Option<u64>,
+    /// Print JSON at the end, and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What rows are sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum SortKey {
+    /// Bytes received and sent
+    Traffic,
+    /// Bytes received
+    Received,
+    /// Bytes sent
+    Sent,
+    /// Packets received and sent
+    Packets,
+    /// Frames dropped (networks)
+    Drops,
+    /// Round trip (peers)
+    Rtt,
+    /// By name, from a to z
+    Name,
 }
 
 #[derive(Debug, Subcommand)]
@@ -338,6 +445,38 @@ fn parse_seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a number of seconds from 0.1 to 600"))
 }
 
+/// Reads a number with K, M or G behind it, or without.
+fn parse_scaled(text: &str, base: u64) -> Option<u64> {
+    let exponent = match text.chars().last()?.to_ascii_uppercase() {
+        'K' => 1,
+        'M' => 2,
+        'G' => 3,
+        _ => 0,
+    };
+    let number = if exponent > 0 { text.get(..text.len() - 1)? } else { text };
+    number.parse::<u64>().ok()?.checked_mul(base.pow(exponent)).filter(|n| *n > 0)
+}
+
+fn parse_size(text: &str) -> Result<u64, String> {
+    let size = parse_scaled(text, 1024).filter(|size| (1024..=MAX_CAPTURE_LEN).contains(size));
+    size.ok_or_else(|| format!("`{text}` is not a size from 1K to 16G"))
+}
+
+fn parse_rate(text: &str) -> Result<u64, String> {
+    let rate = parse_scaled(text, 1000).filter(|rate| (100_000..=MAX_BENCH_RATE).contains(rate));
+    rate.ok_or_else(|| format!("`{text}` is not a rate from 100K to 40G"))
+}
+
+fn parse_capture_time(text: &str) -> Result<Duration, String> {
+    let time = parse_span(text)?;
+    if time > MAX_CAPTURE_TIME { Err(format!("`{text}` is more than 1h")) } else { Ok(time) }
+}
+
+fn parse_bench_time(text: &str) -> Result<Duration, String> {
+    let time = parse_seconds(text)?;
+    if time > MAX_BENCH_TIME { Err(format!("`{text}` is more than 30 seconds")) } else { Ok(time) }
+}
+
 fn parse_workers(text: &str) -> Result<Optional<usize>, String> {
     match parse_optional(text)? {
         Optional(Some(n)) if !(1..=15).contains(&n) => Err("1 to 15 workers are possible".to_owned()),
@@ -370,6 +509,17 @@ mod tests {
         for bad in ["", "0", "-1", "601", "NaN", "inf", "1s"] {
             assert!(parse_seconds(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn sizes_and_rates_have_a_scale() {
+        assert_eq!((parse_size("256M"), parse_size("2048")), (Ok(256 << 20), Ok(2048)));
+        assert_eq!((parse_rate("500M"), parse_rate("1g")), (Ok(500_000_000), Ok(1_000_000_000)));
+        for bad in ["", "M", "0", "17G", "1.5G", "-1K", "99999999999999999999", "1é"] {
+            assert!(parse_size(bad).is_err() && parse_rate(bad).is_err() || bad == "17G", "{bad}");
+        }
+        assert!(parse_size("17G").is_err() && parse_rate("41G").is_err() && parse_rate("99K").is_err());
+        assert!(parse_capture_time("2h").is_err() && parse_bench_time("31").is_err());
     }
 
     #[test]

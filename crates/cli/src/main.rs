@@ -1,13 +1,17 @@
 //! weft: the daemon, its command line and the entrypoint of the managed plugin in one program.
 
 mod args;
+mod bench;
+mod capture;
 mod daemon;
 mod doctor;
 mod manual;
+mod mtu;
 mod ping;
 mod report;
 mod secret;
 mod status;
+mod top;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,10 +49,11 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Run(run) => daemon::run(&run),
         Command::Status { part, view } => block_on(status::status(socket, part, view)),
         Command::Peers { view } => block_on(status::status(socket, Some(Part::Peers), view)),
-        Command::Ping(args) => Ok(block_on(ping::ping(socket, args)).unwrap_or_else(|error| {
-            eprintln!("weft: {error:#}");
-            ExitCode::from(2)
-        })),
+        Command::Ping(args) => Ok(or_two(block_on(ping::ping(socket, args)))),
+        Command::Mtu { peer, probe, json } => Ok(or_two(block_on(mtu::mtu(socket, peer, probe, json)))),
+        Command::Capture(args) => block_on(capture::capture(socket, args)),
+        Command::Bench(args) => Ok(or_two(block_on(bench::bench(socket, args)))),
+        Command::Top(args) => block_on(top::top(socket, args)),
         Command::Doctor { json } => block_on(doctor::doctor(socket, json)),
         Command::Connect { host } => block_on(secret::carry_out(socket, &Order::Connect { host })),
         Command::Report { out } => block_on(report::report(socket, out)),
@@ -64,6 +69,14 @@ fn dispatch(args: Args) -> anyhow::Result<ExitCode> {
         Command::Secret(SecretCommand::Rotate(step)) => block_on(secret::rotate(socket, step)),
         Command::Secret(SecretCommand::Set { file }) => block_on(secret::set(socket, file)),
     }
+}
+
+/// For commands whose exit status 1 is an answer.
+fn or_two(result: anyhow::Result<ExitCode>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        eprintln!("weft: {error:#}");
+        ExitCode::from(2)
+    })
 }
 
 async fn judge(socket: Option<PathBuf>, peer: String, judgement: Judgement) -> anyhow::Result<ExitCode> {

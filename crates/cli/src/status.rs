@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use weft_api::{
-    Client, Status, render_endpoints, render_networks, render_peers, render_services, render_status,
+    Client, Status, render_endpoints, render_networks, render_peers, render_routes, render_services,
+    render_status,
 };
 
 use crate::args::{Form, Part, View};
@@ -19,17 +20,17 @@ pub(crate) async fn status(
 ) -> anyhow::Result<ExitCode> {
     let form = if view.json { Form::Json } else { view.output };
     let Some(seconds) = view.watch else {
-        let status = Client::discover(socket).await?.status().await?;
-        std::io::stdout().write_all(text(&status, part, form)?.as_bytes())?;
-        return Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        let (text, ready) = look(socket, part, form).await?;
+        std::io::stdout().write_all(text.as_bytes())?;
+        return Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     };
     // A daemon that restarts is looked for again, as that is what one watches for.
     let clears = form == Form::Table && std::io::stdout().is_terminal();
     let mut interval = tokio::time::interval(Duration::from_secs(seconds.into()));
     loop {
         interval.tick().await;
-        let shown = match look(socket.clone()).await {
-            Ok(status) => text(&status, part, form)?,
+        let shown = match look(socket.clone(), part, form).await {
+            Ok((text, _)) => text,
             Err(error) => format!("weft: {error:#}\n"),
         };
         let mut out = std::io::stdout().lock();
@@ -41,21 +42,34 @@ pub(crate) async fn status(
     }
 }
 
-async fn look(socket: Option<PathBuf>) -> anyhow::Result<Status> {
-    Ok(Client::discover(socket).await?.status().await?)
+/// What is to be shown, and whether traffic is carried.
+async fn look(socket: Option<PathBuf>, part: Option<Part>, form: Form) -> anyhow::Result<(String, bool)> {
+    let client = Client::discover(socket).await?;
+    if part == Some(Part::Routes) {
+        // Refused unless traffic is carried.
+        let routes = client.routes().await?;
+        return Ok((if form == Form::Json { json(&routes)? } else { render_routes(&routes) }, true));
+    }
+    let status = client.status().await?;
+    Ok((text(&status, part, form)?, status.ready))
+}
+
+fn json(value: &impl serde::Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
 fn text(status: &Status, part: Option<Part>, form: Form) -> anyhow::Result<String> {
     Ok(match (form, part) {
-        (Form::Table, None) => render_status(status),
+        // Routes are asked for by themselves.
+        (Form::Table, None | Some(Part::Routes)) => render_status(status),
         (Form::Table, Some(Part::Peers)) => render_peers(status),
         (Form::Table, Some(Part::Networks)) => render_networks(status),
         (Form::Table, Some(Part::Endpoints)) => render_endpoints(status),
         (Form::Table, Some(Part::Services)) => render_services(status),
-        (Form::Json, None) => serde_json::to_string_pretty(status)? + "\n",
-        (Form::Json, Some(Part::Peers)) => serde_json::to_string_pretty(&status.peers)? + "\n",
-        (Form::Json, Some(Part::Networks)) => serde_json::to_string_pretty(&status.networks)? + "\n",
-        (Form::Json, Some(Part::Endpoints)) => serde_json::to_string_pretty(&status.endpoints)? + "\n",
-        (Form::Json, Some(Part::Services)) => serde_json::to_string_pretty(&status.services)? + "\n",
+        (Form::Json, None | Some(Part::Routes)) => json(status)?,
+        (Form::Json, Some(Part::Peers)) => json(&status.peers)?,
+        (Form::Json, Some(Part::Networks)) => json(&status.networks)?,
+        (Form::Json, Some(Part::Endpoints)) => json(&status.endpoints)?,
+        (Form::Json, Some(Part::Services)) => json(&status.services)?,
     })
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use tracing::info;
 use weft_api::{
-    CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, Control, ControlError,
-    DuplicateStatus, EndpointStatus, JudgedStatus, NetworkStatus, Order, OrderAnswer, PathKind, PeerState,
-    PeerStatus, PingAnswer, PingRequest, RefusedStatus, Secret, SecretAnswer, SecretRequest, ServiceStatus,
-    Status,
+    BenchRequest, CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CaptureRequest, CheckStatus,
+    Control, ControlError, DuplicateStatus, EndCapture, EndpointStatus, JudgedStatus, MtuAnswer, MtuRequest,
+    NetworkStatus, Order, OrderAnswer, PathKind, PeerState, PeerStatus, Pieces, PingAnswer, PingRequest,
+    RefusedStatus, RouteStatus, Secret, SecretAnswer, SecretRequest, ServiceStatus, Status, TrafficStatus,
 };
-use weft_netlink::names;
+use weft_netlink::{LinkTraffic, names};
 use weft_node::{
     Duplicate, Judgement, NodeCounts, PathState, PeerReport, Refusal, RefusedPeer, RemoteEndpoint,
     ServiceSource, ServiceView, Verdict,
@@ -51,7 +51,7 @@ pub(crate) struct NodeView {
 }
 
 impl NodeView {
-    fn name_of(&self, id: PeerId) -> String {
+    pub(crate) fn name_of(&self, id: PeerId) -> String {
         let known = self.peers.iter().find(|p| p.id == Some(id)).map(|p| p.name.clone());
         known.filter(|name| !name.is_empty()).unwrap_or_else(|| id.to_string())
     }
@@ -115,6 +115,8 @@ impl Control for Controls {
                 add("container_other", drops.other);
             }
         }
+        let traffic: BTreeMap<NetworkId, LinkTraffic> =
+            core.links.traffic().await.unwrap_or_default().into_iter().collect();
         let topology = core.topology.read().await;
         let Some(view) = view else {
             let nothing = NodeView {
@@ -128,7 +130,7 @@ impl Control for Controls {
                 services: Arc::default(),
                 same_keys: Vec::new(),
             };
-            status.networks = networks(&topology, &nothing);
+            status.networks = networks(&topology, &nothing, &traffic);
             status.endpoints = endpoints(&topology, &nothing, &status.name);
             return status;
         };
@@ -159,7 +161,7 @@ impl Control for Controls {
         ];
         status.counters.extend(counts.map(|(name, n)| (name.to_owned(), n)));
         status.duplicates = duplicates(&topology, &view, &status.name);
-        status.networks = networks(&topology, &view);
+        status.networks = networks(&topology, &view, &traffic);
         status.endpoints = endpoints(&topology, &view, &status.name);
         status.services = services(&topology, &view);
         status.services_state = services_state(&view);
@@ -216,6 +218,26 @@ impl Control for Controls {
 
     async fn ping(&self, request: PingRequest) -> Result<PingAnswer, ControlError> {
         crate::ping::ping(&self.0, request).await
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteStatus>, ControlError> {
+        crate::paths::routes(&self.0).await
+    }
+
+    async fn mtu(&self, request: MtuRequest) -> Result<MtuAnswer, ControlError> {
+        crate::paths::mtu(&self.0, request).await
+    }
+
+    async fn capture(&self, request: CaptureRequest) -> Result<Pieces, ControlError> {
+        crate::capture::begin(&self.0, request).await
+    }
+
+    async fn end_capture(&self, request: EndCapture) -> Result<(), ControlError> {
+        crate::capture::end(&self.0, &request)
+    }
+
+    async fn bench(&self, request: BenchRequest) -> Result<Pieces, ControlError> {
+        crate::bench::begin(&self.0, request).await
     }
 }
 
@@ -369,7 +391,11 @@ fn judged_status(verdict: &Verdict, view: &NodeView) -> JudgedStatus {
     }
 }
 
-fn networks(topology: &Topology, view: &NodeView) -> Vec<NetworkStatus> {
+fn networks(
+    topology: &Topology,
+    view: &NodeView,
+    traffic: &BTreeMap<NetworkId, LinkTraffic>,
+) -> Vec<NetworkStatus> {
     let one = |network: &crate::core::Network| {
         let docker_id = &network.record.network.network_id;
         let on_it = |peer: &&PeerReport| peer.networks.contains(&network.id);
@@ -389,6 +415,14 @@ fn networks(topology: &Topology, view: &NodeView) -> Vec<NetworkStatus> {
             n_local_endpoints: local_endpoints(topology, docker_id).count(),
             n_remote_endpoints: view.remote.iter().filter(|e| e.network == network.id).count(),
             faults: options.faults.iter().map(ToString::to_string).chain(clamped).collect(),
+            // What comes in by the TAP is from other hosts.
+            traffic: traffic.get(&network.id).map(|link| TrafficStatus {
+                rx_bytes: link.rx_bytes,
+                rx_frames: link.rx_frames,
+                tx_bytes: link.tx_bytes,
+                tx_frames: link.tx_frames,
+                tx_dropped: link.tx_dropped,
+            }),
         }
     };
     topology.networks.values().map(one).collect()

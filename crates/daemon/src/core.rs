@@ -163,6 +163,10 @@ pub(crate) struct Core {
     pub(crate) seeds_changed: Notify,
     /// A secret was handed over, or something else changed that is worth another try.
     pub(crate) retry: Notify,
+    /// Captures that can be told to end.
+    pub(crate) captures: crate::capture::Captures,
+    /// Whether a bench is under way, begun by this host or by another.
+    pub(crate) bench: crate::bench::Slot,
 }
 
 impl Core {
@@ -204,6 +208,8 @@ impl Core {
             join: Mutex::default(),
             seeds_changed: Notify::new(),
             retry: Notify::new(),
+            captures: crate::capture::Captures::default(),
+            bench: crate::bench::Slot::default(),
         })
     }
 

@@ -7,6 +7,8 @@
 //!   worker threads (router) --> NodeInput --> node task --> snapshot, datagrams --> router
 //! ```
 
+mod bench;
+mod capture;
 mod control;
 mod core;
 mod docker;
@@ -16,6 +18,7 @@ mod machine;
 mod metrics;
 mod node_task;
 mod orders;
+mod paths;
 mod ping;
 mod publish;
 mod run;

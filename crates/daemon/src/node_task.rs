@@ -68,6 +68,7 @@ pub(crate) struct NodeHandle {
     events: broadcast::Sender<Event>,
     counts: Arc<EventCounts>,
     services: watch::Receiver<Arc<ServiceView>>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
 }
 
 /// The node's events since its start, by kind.
@@ -114,6 +115,11 @@ impl NodeHandle {
         self.services.clone()
     }
 
+    /// What forwarding knows at this moment.
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshots.load_full()
+    }
+
     /// The node's events from now on.
     pub(crate) fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
@@ -157,9 +163,14 @@ pub(crate) fn spawn(
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let counts = Arc::new(EventCounts::default());
     let (view, services) = watch::channel(Arc::clone(node.services()));
-    let outlets = Outlets { snapshots, events: events.clone(), counts: Arc::clone(&counts), services: view };
+    let outlets = Outlets {
+        snapshots: Arc::clone(&snapshots),
+        events: events.clone(),
+        counts: Arc::clone(&counts),
+        services: view,
+    };
     let task = tokio::spawn(run(node, receiver, router, outlets, store));
-    (NodeHandle { sender, events, counts, services }, task)
+    (NodeHandle { sender, events, counts, services, snapshots }, task)
 }
 
 /// Where others see what the node has come to.
@@ -302,7 +313,7 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
             info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
             write(keeper, "secret", move |store| store.set_secrets(&[secret])).await;
         }
-        Event::Echoed { .. } => {}
+        Event::Echoed { .. } | Event::Bench { .. } => {}
         other => info!(?other, "node event"),
     }
 }

@@ -9,6 +9,7 @@ use weft_node::Event;
 use crate::control::{peer_status, view};
 use crate::core::Core;
 use crate::orders::{node_stopped, refused, running};
+use crate::paths::find_peer;
 
 pub(crate) async fn ping(core: &Core, request: PingRequest) -> Result<PingAnswer, ControlError> {
     let running = running(core)?;
@@ -16,10 +17,7 @@ pub(crate) async fn ping(core: &Core, request: PingRequest) -> Result<PingAnswer
     let mut events = running.node.events();
     let text = request.peer;
     let sent = running.node.call(move |node, now| {
-        let id = node.find_peer(&text).map_err(|error| ControlError::Refused(error.into()))?;
-        if id == node.id() {
-            return Err(refused("that is this host itself"));
-        }
+        let id = find_peer(node, &text)?;
         let nonce = node.send_echo(id, now, &mut rand::rng());
         let nonce =
             nonce.ok_or_else(|| refused(format!("`{text}` is known, but no peer: revoked or refused")))?;

@@ -142,7 +142,8 @@ async fn supervise(core: &Arc<Core>) -> anyhow::Result<()> {
         follow_allowlist(core),
         crate::publish::publish(core),
         crate::vips::follow(core),
-        crate::vips::keep(core)
+        crate::vips::keep(core),
+        answer_benches(core)
     );
     bail!("the daemon's tasks ended")
 }
@@ -535,6 +536,12 @@ async fn follow_allowlist(core: &Core) {
         if let Ok(admission) = read {
             running.node.call(move |node, now| node.set_admission(admission, now)).await;
         }
+    }
+}
+
+async fn answer_benches(core: &Core) {
+    if let Some(running) = core.running.load_full() {
+        match crate::bench::answer(core, &running).await {}
     }
 }
 

@@ -89,6 +89,8 @@ drop_reasons! {
     RelayUnknown = "relay_unknown",
     /// From a peer: to be handed on, more than one peer may have.
     RelayLimited = "relay_limited",
+    /// From a peer: of a bench that is not under way (any more).
+    BenchUnasked = "bench_unasked",
 }
 
 /// One counter a reason. Written by one thread, read by any.

@@ -13,7 +13,7 @@ use crate::links::{
     BoxFuture, EndpointLinks, EndpointSpec, EnsureError, Ipv6State, LinkFailure, LinkState, Links,
     NetworkSpec, Outcome, QueryError, RemoveError, Step,
 };
-use crate::{FoundEndpoint, FoundNetwork, Inventory, StrayLink, names};
+use crate::{FoundEndpoint, FoundNetwork, Inventory, LinkTraffic, StrayLink, names};
 
 /// [`Links`] in memory, for tests of what uses them. A TAP need not have been opened before it is attached.
 #[derive(Debug, Default)]
@@ -348,6 +348,14 @@ impl Links for FakeWiring {
 
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>> {
         Box::pin(async { Ok(self.state().inventory()) })
+    }
+
+    fn traffic(&self) -> BoxFuture<'_, Result<Vec<(NetworkId, LinkTraffic)>, QueryError>> {
+        Box::pin(async {
+            let state = self.state();
+            let taps = state.networks.iter().filter(|(_, network)| network.has_tap);
+            Ok(taps.map(|(id, _)| (*id, LinkTraffic::default())).collect())
+        })
     }
 
     fn underlay_mtu(&self, _local: Option<IpAddr>) -> BoxFuture<'_, Result<Option<u16>, QueryError>> {

@@ -40,6 +40,7 @@ pub use fake::{FakeFirewall, FakeWiring};
 pub use firewall::{Finding, Firewall, FirewallError, FirewallReport, ForwardRules};
 pub use guard::{GuardDrops, GuardError, GuardReport, GuardState, Guarded};
 pub use inventory::{FoundEndpoint, FoundNetwork, Inventory, StrayLink};
+pub use link::LinkTraffic;
 pub use links::{
     BoxFuture, EndpointLinks, EndpointSpec, EnsureError, Ipv6State, LinkFailure, LinkState, Links,
     NetworkSpec, Outcome, QueryError, RemoveError, Step,

@@ -22,6 +22,22 @@ pub(crate) struct Link {
     pub(crate) peer: Option<u32>,
     /// Whether a veth's other end is in another namespace.
     pub(crate) peer_away: bool,
+    pub(crate) traffic: LinkTraffic,
+}
+
+/// What passed a link since it was made, as the kernel counts it: a super-frame is one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LinkTraffic {
+    /// Bytes that came in by it.
+    pub rx_bytes: u64,
+    /// Frames that came in by it.
+    pub rx_frames: u64,
+    /// Bytes that went out by it.
+    pub tx_bytes: u64,
+    /// Frames that went out by it.
+    pub tx_frames: u64,
+    /// Frames that should have gone out and found no room.
+    pub tx_dropped: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -51,6 +67,15 @@ impl From<&LinkMessage> for Link {
                 LinkAttribute::Controller(index) => link.master = Some(*index).filter(|i| *i != 0),
                 LinkAttribute::Link(index) => link.peer = Some(*index),
                 LinkAttribute::LinkNetNsId(_) => link.peer_away = true,
+                LinkAttribute::Stats64(stats) => {
+                    link.traffic = LinkTraffic {
+                        rx_bytes: stats.rx_bytes,
+                        rx_frames: stats.rx_packets,
+                        tx_bytes: stats.tx_bytes,
+                        tx_frames: stats.tx_packets,
+                        tx_dropped: stats.tx_dropped,
+                    };
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     for info in infos {
                         if let LinkInfo::Kind(kind) = info {

@@ -7,8 +7,8 @@ use std::pin::Pin;
 
 use weft_wire::{EndpointId, Mac, NetworkId};
 
-use crate::Inventory;
 use crate::guard::{GuardDrops, GuardError, GuardReport, GuardState, Guarded};
+use crate::{Inventory, LinkTraffic};
 
 /// A boxed future, so that `dyn` [`Links`] is possible.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -224,6 +224,9 @@ pub trait Links: Send + Sync {
 
     /// Lists what is there.
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>>;
+
+    /// What passed the TAP of each network that has one.
+    fn traffic(&self) -> BoxFuture<'_, Result<Vec<(NetworkId, LinkTraffic)>, QueryError>>;
 
     /// MTU in bytes of the interface that has the address `local`, or, without one, of those that default routes
     /// use (also of the routes, where they set one): the least of them. `None` when there is no such interface.

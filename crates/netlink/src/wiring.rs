@@ -21,7 +21,7 @@ use crate::links::{
     QueryError, RemoveError, Step,
 };
 use crate::names::{self, Alias};
-use crate::{FoundEndpoint, Inventory, VethNames};
+use crate::{FoundEndpoint, FoundNetwork, Inventory, LinkTraffic, VethNames};
 use kernel::Kernel;
 
 /// The links of one network namespace. Cheap to clone; all clones share one netlink socket.
@@ -421,6 +421,17 @@ impl Links for Wiring {
 
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>> {
         Box::pin(async { Ok(Inventory::of(&self.kernel.links().await?)) })
+    }
+
+    fn traffic(&self) -> BoxFuture<'_, Result<Vec<(NetworkId, LinkTraffic)>, QueryError>> {
+        Box::pin(async {
+            let links = self.kernel.links().await?;
+            let of = |network: &FoundNetwork| {
+                let tap = network.tap.as_ref()?;
+                Some((network.id, links.iter().find(|link| link.name == *tap)?.traffic))
+            };
+            Ok(Inventory::of(&links).networks.iter().filter_map(of).collect())
+        })
     }
 
     fn underlay_mtu(&self, local: Option<IpAddr>) -> BoxFuture<'_, Result<Option<u16>, QueryError>> {

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use weft_wire::PeerId;
 
+use crate::bench::BenchMessage;
+
 /// A control message: what follows the inner header.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Control<'a> {
@@ -44,6 +46,8 @@ pub(crate) enum Control<'a> {
         /// The third.
         with: PeerId,
     },
+    /// About a measurement of throughput.
+    Bench(BenchMessage),
 }
 
 impl Control<'_> {

@@ -7,6 +7,7 @@
 #![cfg_attr(not(test), warn(clippy::unwrap_used, clippy::indexing_slicing))]
 
 mod admission;
+mod bench;
 mod control;
 mod echo;
 mod gossip;
@@ -23,8 +24,10 @@ mod snapshot;
 mod status;
 
 pub use admission::{Admission, Judgement, RefusedPeer, Verdict};
+pub use bench::{BenchMessage, BenchRefusal};
 pub use control::Refusal;
 pub use judge::FindError;
 pub use node::{EndpointRecord, Event, KnownPeer, LocalNetwork, Node, NodeConfig, Transmit};
+pub use path_mtu::{PathMtuReport, ProbeCounts, SearchState};
 pub use services::{LiveService, ServiceSource, ServiceView, TooManyServices};
 pub use status::{Duplicate, NodeCounts, PathState, PeerReport, RemoteEndpoint};

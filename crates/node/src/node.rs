@@ -158,6 +158,13 @@ pub enum Event {
         /// How long it took.
         rtt: Duration,
     },
+    /// An admitted peer says something about a bench.
+    Bench {
+        /// Who.
+        id: PeerId,
+        /// What.
+        message: crate::BenchMessage,
+    },
 }
 
 /// An address from the settings, from Docker or from the operator, of which it is not known who answers there.

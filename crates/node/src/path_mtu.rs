@@ -41,6 +41,55 @@ pub(crate) struct Probe {
     pub(crate) overlay_mtu: u16,
 }
 
+/// Probes of one path.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProbeCounts {
+    /// Sent.
+    pub sent: u64,
+    /// Answered.
+    pub answered: u64,
+    /// Not answered by the end of their round.
+    pub lost: u64,
+}
+
+/// How far a search is, in the words of RFC 8899, section 5.2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchState {
+    /// Nothing is probed: there is no way to the peer, or no network in common.
+    Disabled,
+    /// It is not known yet whether the base passes.
+    Base,
+    /// Larger sizes are tried.
+    Searching,
+    /// What passes is known.
+    Complete,
+    /// Not even the base is answered.
+    Error,
+}
+
+/// What is known of a path, for an operator. Sizes are the overlay's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathMtuReport {
+    /// How far the search is.
+    pub state: SearchState,
+    /// What passes.
+    pub passes: u16,
+    /// What is taken to pass everywhere.
+    pub base: u16,
+    /// More is not looked for.
+    pub ceiling: u16,
+    /// What the underlay's packet has around the container's; `None` while nothing was tried.
+    pub overhead: Option<u16>,
+    /// Where datagrams leave for: the peer, or its relay.
+    pub remote: Option<SocketAddr>,
+    /// Sizes that the last search gave up.
+    pub failed: Vec<u16>,
+    /// Sizes that are asked for and not answered so far.
+    pub waiting: Vec<u16>,
+    /// Probes since the peer is known.
+    pub probes: ProbeCounts,
+}
+
 /// The way that frames to a peer take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
@@ -87,6 +136,9 @@ pub(crate) struct PathMtu {
     next_raise: Instant,
     /// Frames sent up to the last confirmation.
     n_sent: u64,
+    /// Sizes that this search has given up.
+    failed: Vec<u16>,
+    counts: ProbeCounts,
 }
 
 impl PathMtu {
@@ -110,6 +162,8 @@ impl PathMtu {
             confirm_by: now,
             next_raise: now,
             n_sent: 0,
+            failed: Vec::new(),
+            counts: ProbeCounts::default(),
         }
     }
 
@@ -131,6 +185,46 @@ impl PathMtu {
             self.limited &= self.passes < self.ceiling;
             self.search(now);
         }
+    }
+
+    /// Looks now instead of later: whether what is known to pass still does, and if it is not all, whether more does. What
+    /// is known counts meanwhile. Nothing happens while a search is under way.
+    pub(crate) fn look_now(&mut self, now: Instant) {
+        if self.phase != Phase::Idle || self.route.is_none() {
+            return;
+        }
+        if self.passes < self.ceiling {
+            self.search(now);
+        } else {
+            self.start(Phase::Confirm, now);
+        }
+    }
+
+    /// For an operator.
+    pub(crate) fn report(&self) -> PathMtuReport {
+        let state = match self.phase {
+            _ if self.route.is_none() => SearchState::Disabled,
+            Phase::Search | Phase::Confirm if self.n_silent >= u32::from(MAX_TRIES) => SearchState::Error,
+            Phase::Search if self.passes == self.base && self.control.is_some() => SearchState::Base,
+            Phase::Search => SearchState::Searching,
+            Phase::Confirm | Phase::Idle => SearchState::Complete,
+        };
+        PathMtuReport {
+            state,
+            passes: self.passes,
+            base: self.base,
+            ceiling: self.ceiling,
+            overhead: self.route.map(|route| route.overhead),
+            remote: self.route.map(|route| route.remote),
+            failed: self.failed.clone(),
+            waiting: self.unanswered.iter().map(|probe| probe.overlay_mtu).collect(),
+            probes: self.counts,
+        }
+    }
+
+    /// Whether nothing is asked at the moment.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.phase == Phase::Idle
     }
 
     /// The peer was away: what passed may not pass any more.
@@ -192,6 +286,7 @@ impl PathMtu {
         let control = Probe { nonce: nonce(), overlay_mtu: self.base };
         self.control = Some(control.nonce);
         self.n_tries += 1;
+        self.counts.sent += self.unanswered.len() as u64 + 1;
         let timeout = rtt.map_or(FIRST_TIMEOUT, |rtt| (rtt * 3).clamp(MIN_TIMEOUT, MAX_TIMEOUT));
         self.deadline = now + timeout * (1 << self.n_silent.min(4));
         // Whatever is in front of it was lost when it is answered.
@@ -206,6 +301,7 @@ impl PathMtu {
         else {
             return false;
         };
+        self.counts.answered += 1;
         // One witness is enough.
         self.control = None;
         self.deadline = self.deadline.min(now + DISORDER);
@@ -245,6 +341,7 @@ impl PathMtu {
         if self.n_tries == 0 {
             return;
         }
+        self.counts.lost += self.unanswered.len() as u64 + u64::from(self.control.is_some());
         if self.control.is_some() {
             self.n_tries -= 1;
             self.n_silent += 1;
@@ -258,6 +355,7 @@ impl PathMtu {
                 // It carried this once, and carries less now.
                 return self.search_anew(now);
             }
+            self.failed.extend(self.unanswered.iter().map(|probe| probe.overlay_mtu));
             let least = self.unanswered.drain(..).map(|probe| probe.overlay_mtu).min();
             self.fails = least.unwrap_or(self.fails);
             self.n_tries = 0;
@@ -293,6 +391,7 @@ impl PathMtu {
     /// Tries what is more than what passes.
     fn search(&mut self, now: Instant) {
         self.fails = self.ceiling.saturating_add(1);
+        self.failed.clear();
         self.start(Phase::Search, now);
         if self.passes >= self.ceiling {
             self.settle(now);
@@ -497,5 +596,47 @@ mod tests {
         path.settled();
         path.mtu.aim(route("[2001:db8::1]:6783"), 1280, path.now);
         assert_eq!(path.settled(), PathView { overlay_mtu: path.mtu.passes, limited: false });
+    }
+
+    #[test]
+    fn an_operator_is_told_how_far_the_search_is() {
+        let now = Instant::now();
+        assert_eq!(PathMtu::new(now).report().state, SearchState::Disabled);
+        let mut path = Path::new(1400, CEILING);
+        assert_eq!(path.mtu.report().state, SearchState::Searching);
+        path.run_for(Duration::from_millis(10));
+        assert_eq!(path.mtu.report().state, SearchState::Base);
+        path.run_for(Duration::from_millis(30));
+        assert_eq!(path.mtu.report().state, SearchState::Searching);
+        path.run_for(Duration::from_secs(10));
+        let report = path.mtu.report();
+        assert_eq!((report.state, report.passes, report.overhead), (SearchState::Complete, 1318, Some(82)));
+        assert!(report.failed.contains(&CEILING) && report.waiting.is_empty(), "{report:?}");
+        let ProbeCounts { sent, answered, lost } = report.probes;
+        assert!(
+            sent as usize == path.n_probes && answered > 0 && lost > 0 && answered + lost <= sent,
+            "{report:?}"
+        );
+        path.carries = 1000;
+        path.mtu.look_now(path.now);
+        path.run_for(Duration::from_secs(10));
+        assert_eq!(path.mtu.report().state, SearchState::Error);
+    }
+
+    #[test]
+    fn looking_now_takes_nothing_away_and_finds_more() {
+        let mut path = Path::new(1400, CEILING);
+        path.run_for(Duration::from_secs(10));
+        path.carries = 1500;
+        path.mtu.look_now(path.now);
+        assert_eq!(path.mtu.view(), PathView { overlay_mtu: 1318, limited: true });
+        path.run_for(Duration::from_millis(100));
+        assert_eq!(path.mtu.view(), PathView { overlay_mtu: CEILING, limited: false });
+        assert!(path.mtu.is_idle());
+        let n_probes = path.n_probes;
+        path.mtu.look_now(path.now);
+        assert!(!path.mtu.is_idle());
+        path.run_for(Duration::from_millis(100));
+        assert!(path.mtu.is_idle() && path.n_probes == n_probes + 2, "one of the size, one of the base");
     }
 }

@@ -8,7 +8,7 @@ use weft_wire::{ETHERNET_HEADER_LEN, PeerId};
 
 use crate::control::Control;
 use crate::node::Node;
-use crate::path_mtu::{Probe, Route};
+use crate::path_mtu::{PathMtuReport, Probe, Route, SearchState};
 
 impl Node {
     /// The interface refused a train to `peer` whose longest frame has `frame_len` bytes.
@@ -18,6 +18,34 @@ impl Node {
         peer.path_mtu.refused(frame_len.saturating_sub(ETHERNET_HEADER_LEN), now);
         self.dirty |= peer.path_mtu.view() != before;
         self.next_probe = self.next_probe.min(now);
+    }
+
+    /// What is known of the path to a peer; `None` when no such peer is known.
+    #[must_use]
+    pub fn path_mtu(&self, peer: PeerId) -> Option<PathMtuReport> {
+        let peer = self.peers.get(&peer)?;
+        let mut report = peer.path_mtu.report();
+        if !peer.is_neighbor || peer.current.is_none() {
+            report.state = SearchState::Disabled;
+        }
+        Some(report)
+    }
+
+    /// Looks now at what the path to a peer carries, which [`path_mtu_is_known`](Self::path_mtu_is_known) then tells the
+    /// end of. `false` when paths to it are not looked at: there is no session, or no network in common.
+    pub fn look_at_path(&mut self, peer: PeerId, now: Instant) -> bool {
+        let Some(peer) = self.peers.get_mut(&peer).filter(|p| p.is_neighbor && p.current.is_some()) else {
+            return false;
+        };
+        peer.path_mtu.look_now(now);
+        self.next_probe = now;
+        true
+    }
+
+    /// Whether the last look at the path to a peer has ended.
+    #[must_use]
+    pub fn path_mtu_is_known(&self, peer: PeerId) -> bool {
+        self.peers.get(&peer).is_none_or(|peer| peer.path_mtu.is_idle())
     }
 
     pub(crate) fn handle_probe_ack(&mut self, peer: PeerId, nonce: u32, now: Instant) {

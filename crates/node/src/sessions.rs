@@ -111,6 +111,12 @@ impl Node {
             }
             Control::ProbeAck { nonce } => self.handle_probe_ack(id, nonce, now),
             Control::Relay { with } => self.serve(id, with, now),
+            Control::Bench(message) => {
+                // One that came with a token is not admitted yet.
+                if !self.joining && session.ends.is_none() {
+                    self.events.push_back(Event::Bench { id, message });
+                }
+            }
             Control::Refused(reason) => {
                 if let Some(peer) = self.peers.get_mut(&id) {
                     peer.refused_us = Some(reason);

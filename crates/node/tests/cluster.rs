@@ -11,7 +11,9 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use sim::*;
 use weft_mesh::Address;
-use weft_node::{Admission, EndpointRecord, Event, Judgement, KnownPeer, NodeConfig, PathState, Refusal};
+use weft_node::{
+    Admission, BenchMessage, EndpointRecord, Event, Judgement, KnownPeer, NodeConfig, PathState, Refusal,
+};
 use weft_noise::ClusterSecret;
 use weft_wire::{EndpointId, PeerId};
 
@@ -389,6 +391,24 @@ fn an_echo_comes_back_with_and_without_a_session_and_not_from_the_dead() {
     assert_eq!(echo(&mut cluster, PeerId([9; 16])), None, "a peer that nobody knows");
     let counts = cluster.host(2).node.counts();
     assert!(counts.handshakes_made > 0 && counts.handshakes_failed > 0, "{counts:?}");
+}
+
+#[test]
+fn what_is_said_of_a_bench_comes_to_the_peer_it_is_for_and_to_no_other() {
+    let mut cluster = Cluster::new();
+    (1..=3).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    (2..=3).for_each(|n| cluster.seed(n, 1));
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2, 3]));
+    let (now, from, to) = (cluster.now, cluster.host(1).node.id(), cluster.host(2).node.id());
+    let said = BenchMessage::Begin { run: 7, time_ms: 100 };
+    assert!(cluster.host(1).node.say_bench(to, &said, now));
+    let hears = move |c: &mut Cluster, n: u8| {
+        let is = |e: &Event| matches!(e, Event::Bench { id, message } if (*id, *message) == (from, said));
+        c.host(n).n_events(is)
+    };
+    cluster.run_until(Duration::from_secs(1), "the message", |c| hears(c, 2) == 1);
+    assert_eq!(hears(&mut cluster, 3), 0);
+    assert!(!cluster.host(1).node.say_bench(PeerId([9; 16]), &said, now), "a peer that nobody knows");
 }
 
 #[test]

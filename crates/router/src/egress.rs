@@ -5,8 +5,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use weft_dataplane::{
-    DropReason, LastSender, MAX_ANSWER_LEN, MAX_TOO_BIG_LEN, Packet, PathView, PeerIdx, Snapshot, Verdict,
-    complete_checksum, write_answer, write_too_big,
+    DropReason, LastSender, MAX_ANSWER_LEN, MAX_TOO_BIG_LEN, NetworkView, Packet, PathView, PeerIdx,
+    Snapshot, Verdict, VnetHdr, complete_checksum, write_answer, write_too_big,
 };
 use weft_noise::SendSession;
 use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
@@ -16,6 +16,7 @@ use weft_wire::{
 };
 
 use crate::NodeInput;
+use crate::capture::Lookers;
 use crate::cutter::{Cut, Cutter, OVERHEAD, PREFIX_LEN, Run};
 use crate::limits::Limits;
 use crate::stats::add;
@@ -56,6 +57,7 @@ struct Turn<'a> {
     network: NetworkId,
     tap: &'a Tap,
     limits: &'a mut Limits,
+    lookers: &'a Lookers,
     wrapped: &'a mut Vec<u8>,
     last_sender: LastSender,
     max_segments: usize,
@@ -79,7 +81,9 @@ impl Egress {
             SegmentSupport::Offloaded { max_segments } => max_segments,
             SegmentSupport::Single => MAX_SINGLE,
         };
+        let lookers = context.captures.load();
         let mut turn = Turn {
+            lookers: &lookers,
             context,
             snapshot,
             network,
@@ -123,7 +127,11 @@ impl Turn<'_> {
             self.context.drop(DropReason::UnknownNetwork, run.n as u64);
             return run.start;
         };
-        match view.outgoing(self.network, frame, &mut self.last_sender) {
+        let verdict = view.outgoing(self.network, frame, &mut self.last_sender);
+        if !self.lookers.is_empty() {
+            self.show(buf, run, view, verdict);
+        }
+        match verdict {
             Verdict::Unicast(peer) => {
                 if run.frame_len > self.path(peer).max_frame_len() {
                     return self.forward_long(cutter, run, peer);
@@ -144,6 +152,29 @@ impl Turn<'_> {
             Verdict::Ignore => {}
         }
         run.start
+    }
+
+    /// Hands a run that came from a container to those who look.
+    fn show(&self, buf: &[u8], run: Run, view: &NetworkView, verdict: Verdict) {
+        let to: &[PeerIdx] = match &verdict {
+            Verdict::Unicast(peer) => std::slice::from_ref(peer),
+            Verdict::Flood => &view.members,
+            Verdict::Multicast(group) => view.subscribers.get(group).map_or(&[], Vec::as_slice),
+            _ => &[],
+        };
+        let with =
+            |id| to.iter().any(|peer| self.snapshot.peers.get(*peer).is_some_and(|peer| peer.id == id));
+        let frames = (0..run.n).map(|i| buf.get(run.frame(i)).unwrap_or_default());
+        self.lookers.offer(self.network, with, false, frames, run.kind == InnerKind::FramePartial);
+    }
+
+    /// Writes a frame of weft's own to the containers.
+    fn write_back(&self, frame: &[u8]) {
+        self.context.write(self.tap, frame);
+        if !self.lookers.is_empty() {
+            let frame = frame.get(VnetHdr::LEN..).unwrap_or_default();
+            self.lookers.offer(self.network, |_| false, true, std::iter::once(frame), false);
+        }
     }
 
     #[inline]
@@ -187,7 +218,7 @@ impl Turn<'_> {
         // The clock is read for such frames alone.
         if told.is_some_and(|mac| self.limits.too_big(mac, Instant::now())) {
             self.context.drop(DropReason::PathMtu, 1);
-            self.context.write(self.tap, message.get(..len).unwrap_or_default());
+            self.write_back(message.get(..len).unwrap_or_default());
         } else {
             self.context.drop(DropReason::PathMtuAgain, 1);
         }
@@ -230,7 +261,7 @@ impl Turn<'_> {
     fn answer(&self, query: &[u8], owner: Mac) {
         let mut answer = [0; MAX_ANSWER_LEN];
         let Some(len) = write_answer(query, owner, &mut answer) else { return };
-        self.context.write(self.tap, answer.get(..len).unwrap_or_default());
+        self.write_back(answer.get(..len).unwrap_or_default());
     }
 
     /// Hands a report of multicast groups to the node.
@@ -252,28 +283,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Seals a run for a peer; `false` when it was dropped.
     fn seal(&self, buf: &mut [u8], run: Run, peer: PeerIdx) -> bool {
-        let Some(view) = self.snapshot.peers.get(peer) else { return false };
-        let n = run.n as u64;
-        let Some(session) = &view.send else {
-            self.context.drop(DropReason::NoSession, n);
-            return false;
-        };
-        let Ok(counter) = session.reserve(self.context.lane, n) else {
-            self.context.drop(DropReason::Exhausted, n);
-            return false;
-        };
-        let inner = InnerHeader { kind: run.kind, ttl: TTL, network: self.network }.to_bytes();
-        let Some(datagrams) = buf.get_mut(run.start..run.end()) else { return false };
-        for (i, datagram) in datagrams.chunks_mut(run.stride()).enumerate() {
-            if let Some(to) = datagram.get_mut(HEADER_LEN..PREFIX_LEN) {
-                to.copy_from_slice(&inner);
-            }
-            session.seal(self.context.lane, counter + i as u64, datagram);
-        }
-        view.counters.add_sent(n, run.frames_len() as u64);
-        true
+        seal(self.context, self.snapshot, self.network, buf, run, peer)
     }
 
     /// Adds a sealed run to the train, which is sent first when the run does not continue it, and sends what makes whole
@@ -324,40 +335,7 @@ impl Turn<'_> {
     }
 
     fn send(&mut self, datagrams: &[u8], segment_len: usize, n: usize, peer: PeerIdx) {
-        let Some(view) = self.snapshot.peers.get(peer) else { return };
-        if view.remote.port() != 0 {
-            return self.send_to(datagrams, segment_len, n, view.remote, view.id);
-        }
-        let relay = view.relay.and_then(|relay| self.snapshot.peers.get(relay));
-        match relay.and_then(|relay| Some((relay, relay.send.as_ref()?))) {
-            Some((relay, session)) if relay.remote.port() != 0 => {
-                let mut wrapped = std::mem::take(self.wrapped);
-                wrapped.clear();
-                if wrap(&mut wrapped, datagrams, segment_len, view.id, session, self.context.lane) {
-                    self.send_to(&wrapped, segment_len + RELAY_OVERHEAD, n, relay.remote, view.id);
-                } else {
-                    self.context.drop(DropReason::Exhausted, n as u64);
-                }
-                *self.wrapped = wrapped;
-            }
-            _ => self.context.drop(DropReason::NoRelay, n as u64),
-        }
-    }
-
-    fn send_to(&self, datagrams: &[u8], segment_len: usize, n: usize, to: SocketAddr, peer: PeerId) {
-        let stats = &self.context.mailbox.stats;
-        match self.context.socket.send_train(datagrams, segment_len, to) {
-            Ok(()) => {
-                add(&stats.trains_sent, 1);
-                add(&stats.datagrams_sent, n as u64);
-            }
-            Err(error) if weft_sys::is_too_long(&error) => {
-                self.context.drop(DropReason::TooLong, n as u64);
-                let frame_len = segment_len.saturating_sub(OVERHEAD);
-                self.context.tell_node(NodeInput::MessageTooLong { peer, frame_len });
-            }
-            Err(_) => self.context.drop(DropReason::SendFailed, n as u64),
-        }
+        send(self.context, self.snapshot, self.wrapped, datagrams, segment_len, n, peer);
     }
 
     /// Seals a copy of the run for each of `peers`, and sends it at once.
@@ -399,6 +377,81 @@ impl Turn<'_> {
     }
 }
 
+/// Seals a run for a peer; `false` when it was dropped.
+pub(crate) fn seal(
+    context: &Context,
+    snapshot: &Snapshot,
+    network: NetworkId,
+    buf: &mut [u8],
+    run: Run,
+    peer: PeerIdx,
+) -> bool {
+    let Some(view) = snapshot.peers.get(peer) else { return false };
+    let n = run.n as u64;
+    let Some(session) = &view.send else {
+        context.drop(DropReason::NoSession, n);
+        return false;
+    };
+    let Ok(counter) = session.reserve(context.lane, n) else {
+        context.drop(DropReason::Exhausted, n);
+        return false;
+    };
+    let inner = InnerHeader { kind: run.kind, ttl: TTL, network }.to_bytes();
+    let Some(datagrams) = buf.get_mut(run.start..run.end()) else { return false };
+    for (i, datagram) in datagrams.chunks_mut(run.stride()).enumerate() {
+        if let Some(to) = datagram.get_mut(HEADER_LEN..PREFIX_LEN) {
+            to.copy_from_slice(&inner);
+        }
+        session.seal(context.lane, counter + i as u64, datagram);
+    }
+    view.counters.add_sent(n, run.frames_len() as u64);
+    true
+}
+
+/// Sends sealed datagrams to a peer, sealed once more in `wrapped` where a relay hands them on.
+pub(crate) fn send(
+    context: &Context,
+    snapshot: &Snapshot,
+    wrapped: &mut Vec<u8>,
+    datagrams: &[u8],
+    segment_len: usize,
+    n: usize,
+    peer: PeerIdx,
+) {
+    let Some(view) = snapshot.peers.get(peer) else { return };
+    if view.remote.port() != 0 {
+        return send_to(context, datagrams, segment_len, n, view.remote, view.id);
+    }
+    let relay = view.relay.and_then(|relay| snapshot.peers.get(relay));
+    match relay.and_then(|relay| Some((relay, relay.send.as_ref()?))) {
+        Some((relay, session)) if relay.remote.port() != 0 => {
+            wrapped.clear();
+            if wrap(wrapped, datagrams, segment_len, view.id, session, context.lane) {
+                send_to(context, wrapped, segment_len + RELAY_OVERHEAD, n, relay.remote, view.id);
+            } else {
+                context.drop(DropReason::Exhausted, n as u64);
+            }
+        }
+        _ => context.drop(DropReason::NoRelay, n as u64),
+    }
+}
+
+fn send_to(context: &Context, datagrams: &[u8], segment_len: usize, n: usize, to: SocketAddr, peer: PeerId) {
+    let stats = &context.mailbox.stats;
+    match context.socket.send_train(datagrams, segment_len, to) {
+        Ok(()) => {
+            add(&stats.trains_sent, 1);
+            add(&stats.datagrams_sent, n as u64);
+        }
+        Err(error) if weft_sys::is_too_long(&error) => {
+            context.drop(DropReason::TooLong, n as u64);
+            let frame_len = segment_len.saturating_sub(OVERHEAD);
+            context.tell_node(NodeInput::MessageTooLong { peer, frame_len });
+        }
+        Err(_) => context.drop(DropReason::SendFailed, n as u64),
+    }
+}
+
 /// Appends `datagrams` to `out`, each sealed for the relay that hands it on to `peer`. `false` when the relay's session has
 /// sealed all it may.
 fn wrap(
@@ -420,7 +473,7 @@ fn wrap(
 }
 
 /// Completes the checksum of a frame of `kind`.
-fn complete(frame: &mut [u8], kind: InnerKind) {
+pub(crate) fn complete(frame: &mut [u8], kind: InnerKind) {
     if kind != InnerKind::FramePartial {
         return;
     }

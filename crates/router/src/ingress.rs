@@ -19,6 +19,7 @@ use weft_wire::{
 };
 
 use crate::NodeInput;
+use crate::capture::Lookers;
 use crate::relay::Relay;
 use crate::stats::add;
 use crate::worker::{Context, Snapshots, Taps};
@@ -109,6 +110,7 @@ impl Ingress {
             starts.map(move |start| (start..(start + r.segment_len).min(last), r.from))
         });
         let mut writer = Writer { context, coalescer: &mut self.coalescer, tap: None };
+        let lookers = context.captures.load();
         let mut current: Option<Opener<'_>> = None;
         let (mut n_datagrams, mut moved) = (0, false);
         // A datagram that a relay handed on, out of the one before.
@@ -165,6 +167,9 @@ impl Ingress {
                         if opener.clamp.is_some_and(|max| clamp_mss(payload, partial, max)) {
                             add(&context.mailbox.stats.mss_clamped, 1);
                         }
+                        if !lookers.is_empty() {
+                            opener.show(&lookers, inner.network, payload, partial);
+                        }
                         writer.frame(&mut self.buf, taps, inner.network, frame, partial);
                     }
                     Err(reason) => context.drop(reason, 1),
@@ -186,6 +191,16 @@ impl Ingress {
                         context.drop(reason, 1);
                     }
                 }
+                InnerKind::Bench => {
+                    let from = snapshot.peers.get(opener.view.peer).map(|peer| peer.id);
+                    if context.bench.take(from, payload) {
+                        opener.frames_len += payload.len() as u64;
+                        opener.n_frames += 1;
+                        moved = true;
+                    } else {
+                        context.drop(DropReason::BenchUnasked, 1);
+                    }
+                }
                 InnerKind::Fragment => {
                     let key = FragmentKey { receiver: header.receiver, counter: header.counter };
                     // The clock is read for such frames alone.
@@ -194,7 +209,7 @@ impl Ingress {
                         Ok(Some(whole)) => {
                             // What waits is older.
                             writer.flush(&mut self.buf);
-                            moved |= opener.write_whole(context, taps, inner.network, whole);
+                            moved |= opener.write_whole(context, &lookers, taps, inner.network, whole);
                         }
                         Err(reason) => context.drop(reason, 1),
                     }
@@ -294,7 +309,14 @@ impl<'s> Opener<'s> {
     }
 
     /// Writes a frame that was put together, virtio-net header first; whether it was let in.
-    fn write_whole(&mut self, context: &Context, taps: &Taps, network: NetworkId, whole: &[u8]) -> bool {
+    fn write_whole(
+        &mut self,
+        context: &Context,
+        lookers: &Lookers,
+        taps: &Taps,
+        network: NetworkId,
+        whole: &[u8],
+    ) -> bool {
         add(&context.mailbox.stats.reassembled, 1);
         let frame = whole.get(VnetHdr::LEN..).unwrap_or_default();
         if let Err(reason) = self.admit(network, frame) {
@@ -303,11 +325,20 @@ impl<'s> Opener<'s> {
         }
         self.frames_len += frame.len() as u64;
         self.n_frames += 1;
+        if !lookers.is_empty() {
+            self.show(lookers, network, frame, false);
+        }
         match taps.of(network) {
             Some(tap) => context.write(tap, whole),
             None => context.drop(DropReason::UnknownNetwork, 1),
         }
         true
+    }
+
+    /// Hands a frame that was let in to those who look.
+    fn show(&self, lookers: &Lookers, network: NetworkId, frame: &[u8], partial: bool) {
+        let from = self.snapshot.peers.get(self.view.peer).map(|peer| peer.id);
+        lookers.offer(network, |id| from == Some(id), true, std::iter::once(frame), partial);
     }
 
     /// As [`Snapshot::incoming`].

@@ -16,6 +16,8 @@
 //! What only the node can handle (handshakes, control messages, a peer's new address) goes to it as a [`NodeInput`]; it
 //! answers by [`Router::send`] and by publishing another snapshot.
 
+mod bench;
+mod capture;
 mod cutter;
 mod egress;
 mod ingress;
@@ -25,6 +27,8 @@ mod router;
 mod stats;
 mod worker;
 
+pub use bench::{BenchCounts, BenchReceiver, BenchSender};
+pub use capture::{CaptureFilter, CaptureHandle, CapturedFrame};
 pub use router::{AttachError, Router, RouterConfig, StartError};
 pub use stats::RouterStats;
 

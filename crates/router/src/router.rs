@@ -4,15 +4,18 @@ use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use weft_dataplane::{Snapshot, VnetHdr};
 use weft_sys::{EventFd, SegmentSupport, Tap, UdpSocket};
-use weft_wire::NetworkId;
+use weft_wire::{NetworkId, PeerId};
 
 use crate::NodeInput;
+use crate::bench::{self, BenchReceiver, BenchSender, BenchSink, Job};
+use crate::capture::{CaptureFilter, CaptureHandle, CapturedFrame, Captures};
 use crate::stats::{RouterStats, WorkerStats};
-use crate::worker::{Command, Worker};
+use crate::worker::{Command, Context, Worker};
 
 /// Offset of the word in a datagram whose low four bits are the lane.
 const RECEIVER_INDEX_OFFSET: u32 = 4;
@@ -84,9 +87,22 @@ pub(crate) struct Mailbox {
 }
 
 impl Mailbox {
+    fn new() -> io::Result<Self> {
+        Ok(Self { commands: Mutex::default(), wake: EventFd::new()?, stats: WorkerStats::default() })
+    }
+
     fn tell(&self, command: Command) {
         self.commands.lock().unwrap_or_else(PoisonError::into_inner).push(command);
         self.wake.notify();
+    }
+}
+
+/// Where the node's inputs go.
+struct Inlet(Arc<dyn Fn(NodeInput) -> bool + Send + Sync>);
+
+impl std::fmt::Debug for Inlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inlet")
     }
 }
 
@@ -98,6 +114,12 @@ pub struct Router {
     /// Every worker's.
     sockets: Vec<Arc<UdpSocket>>,
     mailboxes: Vec<Arc<Mailbox>>,
+    captures: Arc<Captures>,
+    bench: Arc<BenchSink>,
+    /// What the thread of a bench counts.
+    bench_mailbox: Arc<Mailbox>,
+    snapshots: Arc<ArcSwap<Snapshot>>,
+    to_node: Inlet,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -127,18 +149,25 @@ impl Router {
         let Some(socket) = sockets.first().cloned() else {
             return Err(StartError::Worker(io::ErrorKind::InvalidInput.into()));
         };
-        let mut router = Self { socket, sockets, mailboxes: Vec::new(), threads: Mutex::default() };
+        let mut router = Self {
+            socket,
+            sockets,
+            mailboxes: Vec::new(),
+            captures: Arc::default(),
+            bench: Arc::default(),
+            bench_mailbox: Arc::new(Mailbox::new().map_err(StartError::Worker)?),
+            snapshots: Arc::clone(&snapshots),
+            to_node: Inlet(Arc::new(to_node.clone())),
+            threads: Mutex::default(),
+        };
         for (index, socket) in router.sockets.clone().into_iter().enumerate() {
             // On an error, dropping `router` stops the workers that were started.
-            let mailbox = Arc::new(Mailbox {
-                commands: Mutex::default(),
-                wake: EventFd::new().map_err(StartError::Worker)?,
-                stats: WorkerStats::default(),
-            });
+            let mailbox = Arc::new(Mailbox::new().map_err(StartError::Worker)?);
             let worker = Worker::new(
                 index,
                 socket,
                 Arc::clone(&mailbox),
+                (Arc::clone(&router.captures), Arc::clone(&router.bench)),
                 Arc::clone(&snapshots),
                 Box::new(to_node.clone()),
             )
@@ -201,6 +230,42 @@ impl Router {
         }
     }
 
+    /// Copies frames to `sink` until the handle is dropped: what containers of this host sent and what was let in from peers,
+    /// and unless one peer is looked at, also what weft itself answered and what went nowhere. `sink` is called by workers,
+    /// so it must not wait; it returns `false` when it has no room, which is counted.
+    ///
+    /// `None` when four captures are under way.
+    pub fn capture(
+        &self,
+        filter: CaptureFilter,
+        sink: impl Fn(CapturedFrame) -> bool + Send + Sync + 'static,
+    ) -> Option<CaptureHandle> {
+        self.captures.begin(filter, Box::new(sink))
+    }
+
+    /// Counts datagrams of a bench of `peer` until the receiver is dropped. There is one at a time: the one before ends.
+    pub fn expect_bench(&self, peer: PeerId, run: u32) -> BenchReceiver {
+        self.bench.expect(peer, run)
+    }
+
+    /// Sends datagrams of a bench to `peer` from a thread of its own for `time`, as long as the longest frames that go there
+    /// whole, `rate` bytes of frames a second to begin with.
+    ///
+    /// # Errors
+    /// When there are no more threads.
+    pub fn send_bench(&self, peer: PeerId, run: u32, time: Duration, rate: u64) -> io::Result<BenchSender> {
+        let to_node = Arc::clone(&self.to_node.0);
+        let context = Context {
+            lane: bench::LANE,
+            socket: Arc::clone(&self.socket),
+            mailbox: Arc::clone(&self.bench_mailbox),
+            captures: Arc::clone(&self.captures),
+            bench: Arc::clone(&self.bench),
+            to_node: Box::new(move |input| to_node(input)),
+        };
+        bench::send(Job { context, snapshots: Arc::clone(&self.snapshots), peer, run, time }, rate)
+    }
+
     /// Sends one datagram of the node from the port. Waits while the socket's buffer is full.
     ///
     /// # Errors
@@ -212,7 +277,8 @@ impl Router {
     /// Totals since the start.
     #[must_use]
     pub fn stats(&self) -> RouterStats {
-        let mut stats = RouterStats::merge(self.mailboxes.iter().map(|m| &m.stats));
+        let mut stats =
+            RouterStats::merge(self.mailboxes.iter().chain([&self.bench_mailbox]).map(|m| &m.stats));
         // Each socket falls back by itself: one that did is worth knowing.
         stats.sends_trains = self.sockets.iter().all(|s| s.segment_support() != SegmentSupport::Single);
         stats.receives_trains = self.sockets.iter().all(|s| s.receives_trains());

@@ -11,6 +11,8 @@ use weft_sys::{Epoll, Events, Tap, UdpSocket};
 use weft_wire::{Lane, NetworkId};
 
 use crate::NodeInput;
+use crate::bench::BenchSink;
+use crate::capture::Captures;
 use crate::egress::Egress;
 use crate::ingress::Ingress;
 use crate::router::Mailbox;
@@ -43,7 +45,9 @@ pub(crate) struct Context {
     pub(crate) lane: Lane,
     pub(crate) socket: Arc<UdpSocket>,
     pub(crate) mailbox: Arc<Mailbox>,
-    to_node: ToNode,
+    pub(crate) captures: Arc<Captures>,
+    pub(crate) bench: Arc<BenchSink>,
+    pub(crate) to_node: ToNode,
 }
 
 impl Context {
@@ -121,6 +125,7 @@ impl Worker {
         index: usize,
         socket: Arc<UdpSocket>,
         mailbox: Arc<Mailbox>,
+        (captures, bench): (Arc<Captures>, Arc<BenchSink>),
         snapshots: Arc<ArcSwap<Snapshot>>,
         to_node: ToNode,
     ) -> io::Result<Self> {
@@ -128,7 +133,7 @@ impl Worker {
         epoll.add(&mailbox.wake, WAKE)?;
         epoll.add(&*socket, UDP)?;
         Ok(Self {
-            context: Context { lane: Lane::of_worker(index), socket, mailbox, to_node },
+            context: Context { lane: Lane::of_worker(index), socket, mailbox, captures, bench, to_node },
             epoll,
             snapshots: Cache::new(snapshots),
             taps: Taps::default(),

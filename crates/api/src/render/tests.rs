@@ -53,6 +53,7 @@ fn full() -> Status {
         n_local_endpoints: 1,
         n_remote_endpoints: 1,
         faults: Vec::new(),
+        traffic: None,
     };
     let faulty = NetworkStatus {
         id: "m5e7bz12rqgr3rdk5stm4xznl".to_owned(),
@@ -63,6 +64,7 @@ fn full() -> Status {
         n_local_endpoints: 0,
         n_remote_endpoints: 0,
         faults: vec!["option foo is not known to weft".to_owned()],
+        traffic: None,
     };
     let endpoint = |id: &str, mac: &str, address: &str, host: &str, local| EndpointStatus {
         id: id.repeat(4),
@@ -202,4 +204,39 @@ fn a_relay_is_named() {
     let text = render_status(&status);
     let row = text.lines().find(|line| line.contains("host-b  0123456789ab")).unwrap();
     assert!(row.contains("10.98.0.2:6783  via host-c  0.412 ms"), "{row}");
+}
+
+#[test]
+fn routes_say_whereto_and_which_way() {
+    let route = |mac: &str, host: &str, local, path, via: Option<&str>, to: Option<&str>| RouteStatus {
+        network: "u48gny859s078wz2qe8dulj4a".to_owned(),
+        mac: mac.to_owned(),
+        addresses: vec!["10.0.1.2".parse().unwrap()],
+        host: host.to_owned(),
+        local,
+        path,
+        via: via.map(str::to_owned),
+        address: to.map(|to| to.parse().unwrap()),
+        path_mtu: to.map(|_| 1418),
+    };
+    let routes = [
+        route("02:42:0a:00:01:02", "host-a", true, None, None, None),
+        route("02:42:0a:00:01:03", "host-b", false, Some(PathKind::Direct), None, Some("10.98.0.2:6783")),
+        route(
+            "02:42:0a:00:01:04",
+            "host-c",
+            false,
+            Some(PathKind::Relay),
+            Some("host-b"),
+            Some("10.98.0.2:6783"),
+        ),
+        route("02:42:0a:00:01:05", "host-d", false, None, None, None),
+    ];
+    let text = render_routes(&routes);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0], ["ROUTES"]);
+    assert_eq!(lines[2][3..6], ["host-a", "(here)", "local"]);
+    assert_eq!(lines[3][3..], ["host-b", "direct", "10.98.0.2:6783", "1418"]);
+    assert_eq!(lines[4][3..], ["host-c", "via", "host-b", "10.98.0.2:6783", "1418"]);
+    assert_eq!(lines[5][3..], ["host-d", "NONE", "-", "-"]);
 }

@@ -16,6 +16,8 @@ pub(crate) struct Facts {
     pub(crate) daemon: Result<Daemon, String>,
     /// dockerd's plugins that are called weft; `None` when dockerd could not be asked.
     pub(crate) plugins: Option<Vec<Plugin>>,
+    /// This host's part in a swarm; `None` when dockerd could not be asked.
+    pub(crate) swarm: Option<Swarm>,
     /// Whether there is a `/dev/net/tun`.
     pub(crate) tun: bool,
     /// Parts of the kernel by their module's name: there, not there, or not known.
@@ -45,6 +47,17 @@ pub(crate) struct Plugin {
     pub(crate) enabled: bool,
 }
 
+/// A host's part in a swarm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Swarm {
+    /// It is in none.
+    None,
+    /// It runs tasks.
+    Worker,
+    /// It decides.
+    Manager,
+}
+
 impl Facts {
     /// Asks the daemon, dockerd and the kernel.
     pub(crate) async fn gather(socket: Option<PathBuf>) -> Self {
@@ -55,6 +68,7 @@ impl Facts {
         Self {
             daemon,
             plugins: plugins().await,
+            swarm: swarm().await,
             tun: fs::metadata("/dev/net/tun").is_ok(),
             modules,
             ipv6_bridges: with_address(
@@ -82,6 +96,30 @@ async fn plugins() -> Option<Vec<Plugin>> {
             let is_weft =
                 |plugin: &Plugin| plugin.name.rsplit('/').next().is_some_and(|n| n.starts_with("weft"));
             return Some(plugins.into_iter().filter(is_weft).collect());
+        }
+    }
+    None
+}
+
+async fn swarm() -> Option<Swarm> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Info {
+        swarm: Part,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Part {
+        local_node_state: String,
+        control_available: bool,
+    }
+    for socket in DOCKER_SOCKETS {
+        if let Ok(Info { swarm }) = Client::new(socket.into()).get::<Info>("/info").await {
+            return Some(match (swarm.local_node_state.as_str(), swarm.control_available) {
+                ("active", true) => Swarm::Manager,
+                ("active", false) => Swarm::Worker,
+                _ => Swarm::None,
+            });
         }
     }
     None

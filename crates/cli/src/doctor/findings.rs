@@ -5,7 +5,7 @@ use weft_api::{
     CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, PeerState, PeerStatus, Status,
 };
 
-use super::facts::{Facts, Plugin};
+use super::facts::{Facts, Plugin, Swarm};
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -81,6 +81,7 @@ pub(crate) fn of(facts: &Facts) -> Vec<Finding> {
     peers(status, &mut found);
     secrets(status, &mut found);
     addresses(status, &mut found);
+    services(status, facts.swarm, &mut found);
     mtu(status, &mut found);
     offloads(status, &mut found);
     ipv6(facts, status, &mut found);
@@ -281,6 +282,38 @@ fn addresses(status: &Status, found: &mut Vec<Finding>) {
     }
     if status.duplicates.is_empty() && status.ready {
         found.push(ok("addresses", "none is announced twice"));
+    }
+}
+
+fn services(status: &Status, swarm: Option<Swarm>, found: &mut Vec<Finding>) {
+    if !status.ready {
+        return;
+    }
+    let state = status.services_state.as_str();
+    let grant = "docker plugin disable --force weft:latest; docker plugin set weft:latest \
+                 docker.sock.source=/run/docker.sock; docker plugin enable weft:latest";
+    let is_granted = !status.checks.iter().any(|check| check.name == CHECK_DOCKER && check.fault.is_some());
+    let fix = match swarm {
+        Some(Swarm::Manager) if !is_granted => grant.to_owned(),
+        _ => {
+            format!("weft doctor on the swarm's managers; on one whose docker-socket is not granted: {grant}")
+        }
+    };
+    match (state.split(':').next().unwrap_or_default(), swarm) {
+        ("on", _) => found.push(ok("services", state)),
+        ("off", Some(Swarm::None)) => {
+            found.push(ok("services", "this host is in no swarm, so there are none"))
+        }
+        ("off" | "as last known", Some(Swarm::Worker | Swarm::Manager)) => {
+            let text = format!("{state}; names of services lead nowhere, `tasks.NAME` works");
+            found.push(warn("services", text, fix));
+        }
+        _ => found.push(skipped("services", "dockerd cannot be asked whether this host is in a swarm")),
+    }
+    for text in &status.service_faults {
+        let fix =
+            "weft status shows it again when it is mended; deploy/install.sh grants what the plugin needs";
+        found.push(warn("services", text.clone(), fix));
     }
 }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use weft_api::{
-    Control, ControlError, Order, OrderAnswer, PingAnswer, PingRequest, SecretAnswer, SecretRequest, Status,
-    render_status, router,
+    BenchRequest, CaptureRequest, Control, ControlError, EndCapture, MtuAnswer, MtuRequest, Order,
+    OrderAnswer, Pieces, PingAnswer, PingRequest, ProbeCounts, RouteStatus, SearchState, SecretAnswer,
+    SecretRequest, Status, render_status, router,
 };
 
 use crate::state::survives;
@@ -34,9 +35,51 @@ impl Control for Yes {
         Ok(OrderAnswer::default())
     }
 
+    async fn capture(&self, request: CaptureRequest) -> Result<Pieces, ControlError> {
+        survives(&request);
+        Ok(Pieces::new().1)
+    }
+
+    async fn end_capture(&self, request: EndCapture) -> Result<(), ControlError> {
+        survives(&request);
+        Ok(())
+    }
+
+    async fn bench(&self, request: BenchRequest) -> Result<Pieces, ControlError> {
+        survives(&request);
+        Ok(Pieces::new().1)
+    }
+
     async fn ping(&self, request: PingRequest) -> Result<PingAnswer, ControlError> {
         survives(&request);
         Ok(PingAnswer { id: String::new(), name: request.peer, address: None, path: None, rtt_us: None })
+    }
+
+    async fn routes(&self) -> Result<Vec<RouteStatus>, ControlError> {
+        Ok(Vec::new())
+    }
+
+    async fn mtu(&self, request: MtuRequest) -> Result<MtuAnswer, ControlError> {
+        survives(&request);
+        Ok(MtuAnswer {
+            id: String::new(),
+            name: request.peer,
+            path: None,
+            via: None,
+            address: None,
+            state: SearchState::Disabled,
+            path_mtu: 0,
+            underlay_mtu: None,
+            overhead: None,
+            base: 0,
+            ceiling: 0,
+            failed: Vec::new(),
+            waiting: Vec::new(),
+            probes: ProbeCounts::default(),
+            now: ProbeCounts::default(),
+            networks: Vec::new(),
+            max_overlay_mtu: None,
+        })
     }
 }
 
@@ -49,13 +92,15 @@ fn is_shown(request: &SecretRequest) -> bool {
     }
 }
 
-/// The control API. Input: a byte that says what (`o` an order, `p` a ping, `s` a secret, anything else a status), and JSON.
+/// The control API. Input: a byte that says what (`o` an order, `p` a ping, `s` a secret, `m` an MTU, anything else a
+/// status), and JSON.
 pub fn control(bytes: &[u8]) {
     let Some((which, body)) = bytes.split_first() else { return };
     let path = match which {
         b'o' => "/v1/orders",
         b'p' => "/v1/ping",
         b's' => "/v1/secret",
+        b'm' => "/v1/mtu",
         _ => {
             if let Ok(status) = serde_json::from_slice::<Status>(body) {
                 survives(&status);

@@ -36,6 +36,7 @@ fn healthy() -> Facts {
         n_local_endpoints: 1,
         n_remote_endpoints: 1,
         faults: Vec::new(),
+        traffic: None,
     };
     let status = Status {
         version: "0.1.0".to_owned(),
@@ -51,7 +52,7 @@ fn healthy() -> Facts {
         judged: Vec::new(),
         networks: vec![network],
         services: Vec::new(),
-        services_state: String::new(),
+        services_state: "on: told by host-b".to_owned(),
         service_faults: Vec::new(),
         endpoints: Vec::new(),
         http: None,
@@ -64,6 +65,7 @@ fn healthy() -> Facts {
     Facts {
         daemon: Ok(Daemon { socket: "/run/weft/control.sock".into(), status }),
         plugins: Some(vec![Plugin { name: "weft:latest".to_owned(), enabled: true }]),
+        swarm: Some(Swarm::Worker),
         tun: true,
         modules: vec![("veth", Some(true)), ("bridge", Some(true))],
         ipv6_bridges: Vec::new(),
@@ -239,6 +241,32 @@ fn an_mtu_above_the_underlays_is_a_fault() {
     let option =
         |facts: &mut Facts| status(facts).networks[0].faults.push("option foo is not known".to_owned());
     expect(option, Level::Fault, "network", &["option foo", "docker network rm"]);
+}
+
+#[test]
+fn services_that_are_off_are_said_with_what_turns_them_on() {
+    let off = "off: no manager of a swarm is reached whose weft plugin is granted dockerd's socket";
+    let set = |facts: &mut Facts, swarm| {
+        status(facts).services_state = off.to_owned();
+        facts.swarm = swarm;
+    };
+    let on_a_worker = |facts: &mut Facts| set(facts, Some(Swarm::Worker));
+    expect(on_a_worker, Level::Warn, "services", &["off:", "on the swarm's managers", "docker.sock.source="]);
+    let on_a_manager = found(|facts| {
+        set(facts, Some(Swarm::Manager));
+        fail_check(facts, CHECK_DOCKER, "Docker's socket is not granted");
+    });
+    let services = on_a_manager.iter().find(|(_, check, _)| *check == "services");
+    assert!(
+        services.is_some_and(|(_, _, text)| text.contains("-> docker plugin disable")),
+        "{on_a_manager:?}"
+    );
+    assert_eq!(found(|facts| set(facts, Some(Swarm::None))), [], "there are none outside a swarm");
+    assert_eq!(found(|facts| set(facts, None)), []);
+    let stale = |facts: &mut Facts| status(facts).services_state = "as last known: no manager".to_owned();
+    expect(stale, Level::Warn, "services", &["as last known"]);
+    let faulty = |facts: &mut Facts| status(facts).service_faults.push("/run/docker/netns/1: no".to_owned());
+    expect(faulty, Level::Warn, "services", &["/run/docker/netns/1"]);
 }
 
 #[test]
