@@ -125,11 +125,15 @@ pub(crate) async fn begin(core: &Arc<Core>, request: BenchRequest) -> Result<Pie
     Ok(pieces)
 }
 
-async fn tell(client: &mpsc::Sender<Bytes>, line: &BenchLine) -> Result<(), Broken> {
+fn encode(line: &BenchLine) -> Bytes {
     // Plain data has no failure.
     let mut text = serde_json::to_vec(line).unwrap_or_default();
     text.push(b'\n');
-    client.send(text.into()).await.map_err(|_| Broken::Unasked)
+    text.into()
+}
+
+async fn tell(client: &mpsc::Sender<Bytes>, line: &BenchLine) -> Result<(), Broken> {
+    client.send(encode(line)).await.map_err(|_| Broken::Unasked)
 }
 
 /// The side that began it.
@@ -175,6 +179,12 @@ impl Bench<'_> {
         tell(self.client, &BenchLine::End { direction: BenchDirection::To, result }).await?;
         let result = self.receive().await?;
         tell(self.client, &BenchLine::End { direction: BenchDirection::From, result }).await
+    }
+
+    /// Tells of progress, unless the client has not taken in the last: the rate must be looked after.
+    fn show(&self, line: &BenchLine) {
+        // Whether it has gone is seen elsewhere.
+        let _ = self.client.try_send(encode(line));
     }
 
     /// The least round trip while nothing is sent; `None`: no echo came back.
@@ -240,7 +250,7 @@ impl Bench<'_> {
                     sender.set_rate(pace.wait(Instant::now()).ok_or(Broken::FellSilent)?);
                     if done_at.is_none() && !sender.is_done() {
                         self.talk.ask_for_echo(&mut measure.echoes).await?;
-                        tell(self.client, &measure.progress()).await?;
+                        self.show(&measure.progress());
                     }
                 }
                 () = self.client.closed() => return Err(Broken::Unasked),
@@ -285,7 +295,7 @@ impl Bench<'_> {
                     self.talk.say(BenchMessage::Report { run, n, len, top }).await?;
                     if n_ticks.is_multiple_of(2) && done.is_none() {
                         self.talk.ask_for_echo(&mut measure.echoes).await?;
-                        tell(self.client, &measure.progress()).await?;
+                        self.show(&measure.progress());
                     }
                     n_ticks += 1;
                     if Instant::now() > limit {

@@ -78,9 +78,10 @@ pub(crate) async fn begin(core: &Arc<Core>, request: CaptureRequest) -> Result<P
     let end = Arc::new(Notify::new());
     let listed = {
         let mut captures = core.captures.lock();
-        if captures.insert(request.capture, Arc::clone(&end)).is_some() {
+        if captures.contains_key(&request.capture) {
             return Err(refused("a capture of this number is under way"));
         }
+        captures.insert(request.capture, Arc::clone(&end));
         Listed { core: Arc::clone(core), number: request.capture }
     };
     let (queue, frames) = mpsc::channel::<CapturedFrame>(MAX_WAITING);

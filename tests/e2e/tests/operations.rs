@@ -34,6 +34,10 @@ fn main() -> ExitCode {
         &[
             shared("status_and_peers", commands::status_and_peers).once(),
             shared("ping_peer", commands::ping_peer).once(),
+            shared("routes_and_rates", commands::routes_and_rates).once(),
+            shared("mtu_of_a_path", commands::mtu_of_a_path).once(),
+            shared("capture_frames", commands::capture_frames).once(),
+            shared("bench_peer", commands::bench_peer).once(),
             shared("report_has_no_secret", commands::report_has_no_secret).once(),
             shared("http", http::answers).once(),
             shared("http_refuses", http::refuses).once(),

@@ -22,6 +22,8 @@ use crate::core::{Core, Running};
 const MARGIN: Duration = Duration::from_secs(6);
 /// A run of which nothing is heard for so long has ended.
 const SILENCE: Duration = Duration::from_secs(4);
+/// What a run is charged beside them.
+const MIN_CHARGE: Duration = Duration::from_secs(2);
 /// The time that is given to others: so much at once, and what is used comes back at a quarter of its speed.
 const MAX_SHARE: Duration = Duration::from_secs(120);
 const SHARE_BACK: u32 = 4;
@@ -39,10 +41,11 @@ pub(crate) async fn answer(core: &Core, running: &Running) -> Infallible {
         let time = Duration::from_millis(time_ms.into()).min(MAX_BENCH_TIME * 2);
         let refusal = match core.bench.take() {
             None => BenchRefusal::Busy,
-            Some(taken) => match share.take(time, Instant::now()) {
+            Some(taken) => match share.take(time + MIN_CHARGE, Instant::now()) {
                 Ok(()) => {
                     info!(peer = %id, "takes part in a bench");
-                    let answering = Answering { running, id, run, end: Instant::now() + time + MARGIN };
+                    let end = Instant::now() + time + MARGIN;
+                    let answering = Answering { running, id, run, time, end };
                     answering.take_part(&mut events, taken).await;
                     continue;
                 }
@@ -83,12 +86,14 @@ struct Answering<'a> {
     running: &'a Running,
     id: PeerId,
     run: u32,
+    /// That it was asked for.
+    time: Duration,
     end: Instant,
 }
 
 impl Answering<'_> {
     async fn take_part(&self, events: &mut tokio::sync::broadcast::Receiver<Event>, _taken: Taken) {
-        let Self { running, id, run, end } = *self;
+        let Self { running, id, run, end, .. } = *self;
         let receiver = running.router.expect_bench(id, run);
         let mut sending: Option<(BenchSender, Pace)> = None;
         let (mut heard_at, mut counted) = (Instant::now(), BenchCounts::default());
@@ -152,8 +157,7 @@ impl Answering<'_> {
 
     /// Sends to who asked, and to nobody else.
     fn send(&self, time_ms: u32, max_rate: u64) -> Option<(BenchSender, Pace)> {
-        let left = self.end.saturating_duration_since(Instant::now());
-        let time = Duration::from_millis(time_ms.into()).min(MAX_BENCH_TIME).min(left);
+        let time = Duration::from_millis(time_ms.into()).min(MAX_BENCH_TIME).min(self.time);
         let pace = Pace::new(max_rate.clamp(1, MAX_BENCH_RATE / 8), Instant::now());
         match self.running.router.send_bench(self.id, self.run, time, pace.rate()) {
             Ok(sender) => Some((sender, pace)),

@@ -50,6 +50,12 @@ pub(crate) fn finds_on_a_running_host(cluster: &Cluster) -> Result<()> {
         network.run(host, &[])?;
     }
     cluster.lab.hosts().iter().try_for_each(is_well)?;
+    for host in cluster.lab.hosts() {
+        wait_until("services to be on", NOTICE, || {
+            let findings = findings(host)?;
+            Ok(findings.iter().any(|finding| finding["check"] == "services" && finding["level"] == "ok"))
+        })?;
+    }
 
     let closed = Closed::between(cluster)?;
     let fix = finds(host, "fault", "peers", "host2")?;
