@@ -44,7 +44,7 @@ fn main() -> ExitCode {
             shared("map_in_a_browser", map::in_a_browser).once(),
             shared("map_by_keyboard", map::by_keyboard).once(),
             shared("dashboard", grafana::dashboard_has_answers).once(),
-            shared("example_stack", examples::stack).once(),
+            shared("example_stack", examples::stack).long().once(),
             shared("example_compose", examples::compose).long().once(),
             shared("doctor_finds", doctor::finds_on_a_running_host).once(),
             Scenario::own("doctor_finds_settings", doctor::finds_wrong_settings).once(),

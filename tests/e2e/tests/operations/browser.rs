@@ -12,7 +12,7 @@ use weft_e2e::SETTLE;
 use weft_lab::{Host, wait_until};
 
 /// How long the browser lives at most: what waits for it then sees its end.
-const LIFE: Duration = Duration::from_secs(60);
+const LIFE: Duration = Duration::from_secs(120);
 
 /// Chromium as tests start it: it asks nothing of the outside.
 pub(crate) const CHROMIUM: [&str; 9] = [
