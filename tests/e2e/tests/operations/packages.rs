@@ -101,7 +101,10 @@ pub(crate) fn package_from_install_to_purge(engine: Engine, weft: &Weft) -> Resu
 }
 
 /// The unit of the package under systemd: started by hand only, back when it is killed, new after an upgrade, confined.
-pub(crate) fn unit_under_systemd(engine: Engine, weft: &Weft) -> Result<()> {
+///
+/// Debian 12's systemd, whichever engine is tested: later ones do not boot on a machine with control groups v1.
+pub(crate) fn unit_under_systemd(_: Engine, weft: &Weft) -> Result<()> {
+    let engine = Engine::Bookworm;
     let lab = Lab::start(LabConfig { docker: false, systemd: true, ..LabConfig::new("systemd", engine, 1) })?;
     weft.make_secret(&lab, "cluster")?;
     let host = lab.host(0);
