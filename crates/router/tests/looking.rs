@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bed::{Bed, NETWORK, Plan, eventually, inner_v4};
 use traffic::{noise, tcp_echo};
-use weft_dataplane::{DropReason, Packet, PathView};
+use weft_dataplane::{DropReason, Packet, PathView, Transport};
 use weft_router::{CaptureFilter, CapturedFrame};
 use weft_wire::PeerId;
 
@@ -35,7 +35,9 @@ fn a_capture_has_every_byte_of_a_transfer_and_none_after_its_end() -> Result<()>
         longest = longest.max(frame.len);
         frame.complete_checksum();
         ensure!(!frame.partial && frame.bytes.len() == frame.len);
-        let packet = Packet::parse(&frame.bytes).context("only the transfer's TCP goes to a peer")?;
+        // The containers' kernels look for neighbours and routers too.
+        let packet = Packet::parse(&frame.bytes).filter(|p| p.transport == Transport::Tcp && !p.ipv6);
+        let Some(packet) = packet else { continue };
         // Whole, its sum with the pseudo-header's is all ones: what tcpdump calls correct.
         ensure!(is_correct(&frame.bytes, &packet), "a wrong checksum");
         sums[usize::from(frame.inbound)] += packet.end - packet.payload;
@@ -44,7 +46,7 @@ fn a_capture_has_every_byte_of_a_transfer_and_none_after_its_end() -> Result<()>
     ensure!(sums.iter().all(|sum| *sum >= data.len()), "{sums:?}");
     ensure!(longest <= 1418 + 14, "super-frames are cut: {longest}");
     tcp_echo(&bed, &inner_v4(1, "w"), &data[..1000])?;
-    ensure!(frames.try_iter().count() == 0);
+    ensure!(frames.try_iter().count() == 0, "it goes on");
     Ok(())
 }
 
