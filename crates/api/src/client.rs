@@ -353,10 +353,11 @@ impl Answering {
             match self.body.frame().await?.map_err(broken) {
                 Err(error) => return Some(Err(error)),
                 // Trailers are of no use here.
-                Ok(frame) => match frame.into_data() {
-                    Ok(data) => return Some(Ok(data)),
-                    Err(_) => {}
-                },
+                Ok(frame) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Some(Ok(data));
+                    }
+                }
             }
         }
     }

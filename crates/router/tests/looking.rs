@@ -3,6 +3,7 @@
 #[path = "bed/bed.rs"]
 mod bed;
 #[path = "bed/traffic.rs"]
+#[allow(dead_code, reason = "a part of it is used")]
 mod traffic;
 
 use std::sync::mpsc;
