@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             shared("dockerd_restarted", life::dockerd_restarted).long(),
             shared("network_removed_while_a_host_is_down", life::network_removed_while_a_host_is_down).long(),
             Scenario::own("disk_full", life::disk::disk_full).once(),
-            Scenario::own("live_restore", life::local::live_restore).once(),
+            Scenario::own("live_restore", life::local::live_restore).long().once(),
             Scenario::own("clock_jumps", life::clock::clock_jumps).long().once(),
             Scenario::own("docker_socket_withheld", life::plugin::docker_socket_withheld).long().once(),
             Scenario::own("host_rebooted", life::hosts::host_rebooted).long().once(),
