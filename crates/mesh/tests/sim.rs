@@ -1,6 +1,6 @@
 //! The mesh in virtual time: safety at every step, liveness once the network lets it.
 //!
-//! Small worlds run always; those marked `long` take minutes: `cargo test --release -p weft-mesh -- --ignored`.
+//! Small worlds run always; those marked `long` take minutes: `cargo test --profile quick -p weft-mesh --test sim -- --ignored`.
 
 #[path = "sim/world.rs"]
 mod world;

@@ -49,7 +49,7 @@ pub(crate) fn up(engine: Engine) -> Result<()> {
         progress.step("took the earlier demo down");
     }
     progress.step("building the release of weft");
-    let program = plugin::build_release()?;
+    let program = plugin::build_quick()?;
     let plugin_dir = cargo::target_dir()?.join("plugin");
     progress.step("making the managed plugin");
     plugin::make(&program, &plugin_dir)?;

@@ -83,15 +83,18 @@ fn checks_and_tests(total: &mut Count) -> Result<()> {
         .stderr(Stdio::null())
         .status()
         .is_ok_and(|status| status.success());
-    // Most privileged tests are a test binary's only ones beside many unprivileged: they are chosen by name.
-    let privileged: Vec<&str> = PRIVILEGED.iter().flat_map(|package| ["--package", package]).collect();
     if has_nextest {
         let nextest = ["nextest", "run", "--no-tests=pass", "--no-fail-fast", "--status-level=fail"];
         step("tests", cargo::cargo().args(nextest))?;
-        step("privileged tests", cargo::cargo().args(nextest).args(["--run-ignored=only"]).args(privileged))?;
+        // Chosen of the whole workspace: by --package, what they share would be built again with fewer features.
+        let privileged: Vec<String> =
+            PRIVILEGED.iter().map(|package| format!("package({package})")).collect();
+        let chosen = ["--run-ignored=only", "--filterset", &privileged.join(" + ")];
+        step("privileged tests", cargo::cargo().args(nextest).args(chosen))?;
     } else {
         let test = ["test", "--no-fail-fast", "--quiet", "--lib", "--bins", "--tests"];
         step("tests", cargo::cargo().args(test))?;
+        let privileged = PRIVILEGED.iter().flat_map(|package| ["--package", package]);
         step("privileged tests", cargo::cargo().args(test).args(privileged).args(["--", "--ignored"]))?;
     }
     step("doc tests", cargo::cargo().args(["test", "--doc", "--quiet"]))?;
@@ -115,7 +118,7 @@ fn checks_and_tests(total: &mut Count) -> Result<()> {
 
 /// Meshes of up to a thousand hosts in virtual time, optimised, with what they measure.
 fn simulations(total: &mut Count) -> Result<()> {
-    let test = ["test", "--quiet", "--release", "--package", "weft-mesh", "--test", "sim"];
+    let test = ["test", "--quiet", "--profile", "quick", "--package", "weft-mesh", "--test", "sim"];
     let run = ["--", "--ignored", "--nocapture"];
     run_step("large simulations", cargo::cargo().args(test).args(run), total)
 }
@@ -123,7 +126,7 @@ fn simulations(total: &mut Count) -> Result<()> {
 fn end_to_end(args: &TestArgs, suites: &[&str], total: &mut Count) -> Result<()> {
     println!("== the managed plugin");
     let started = Instant::now();
-    let made = plugin::build_release().and_then(|weft| {
+    let made = plugin::build_quick().and_then(|weft| {
         let dir = cargo::target_dir()?.join("plugin");
         plugin::make(&weft, &dir)?;
         Ok((weft, dir))
@@ -142,7 +145,8 @@ fn end_to_end(args: &TestArgs, suites: &[&str], total: &mut Count) -> Result<()>
     for suite in suites {
         let mut command = cargo::cargo();
         command
-            .args(["test", "--quiet", "--package", "weft-e2e", "--test", suite, "--"])
+            // Not by --package, for the same reason as with the privileged tests.
+            .args(["test", "--quiet", "--workspace", "--test", suite, "--"])
             .args(&args.filter)
             .env("WEFT_PLUGIN_DIR", &dir)
             .env("WEFT_BIN", &weft)
