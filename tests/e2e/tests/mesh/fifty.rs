@@ -22,7 +22,7 @@ const SETTLE: Duration = Duration::from_secs(30);
 /// How long is measured.
 const MEASURE: Duration = Duration::from_secs(40);
 /// Of a core, when nothing is to be done: far above what is measured, as other work on the machine makes all of it dearer.
-const MAX_IDLE_SHARE: f64 = 0.02;
+const MAX_IDLE_SHARE: f64 = 0.01;
 const MAX_RSS_KIB: u64 = 20 * 1024;
 /// A death is seen by all.
 const DEATH_LIMIT: Duration = Duration::from_secs(6);
