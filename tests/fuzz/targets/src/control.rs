@@ -83,11 +83,12 @@ impl Control for Yes {
     }
 }
 
+/// Whether what `Debug` prints depends on the secret. Whether it holds the secret's text would not do: the text may be one
+/// that is printed whatever the secret.
 fn is_shown(request: &SecretRequest) -> bool {
+    let other = serde_json::from_str::<SecretRequest>(r#"{"secret": "another"}"#).ok();
     match request {
-        SecretRequest::Join(secret) => {
-            secret.expose().len() > 8 && format!("{request:?}").contains(secret.expose())
-        }
+        SecretRequest::Join(_) => other.is_none_or(|other| format!("{request:?}") != format!("{other:?}")),
         SecretRequest::Generate => false,
     }
 }
