@@ -34,7 +34,12 @@ pub fn settings(bytes: &[u8]) {
             assert_eq!(ClusterSecret::parse(&secret.to_text()).as_ref(), Ok(&secret));
             assert!(!format!("{secret:?}").contains(secret.to_text().as_str()));
         }
-        Err(error) => assert!(text.trim().len() < 12 || !error.to_string().contains(text.trim())),
+        Err(error) => {
+            let told = |error: &dyn std::fmt::Display| error.to_string().contains(text.trim());
+            // A text that the error has of itself, whatever was read, is no secret.
+            let told_anyway = ClusterSecret::parse("another").is_err_and(|error| told(&error));
+            assert!(text.trim().len() < 12 || !told(&error) || told_anyway);
+        }
     }
     if let Ok(id) = text.parse::<PeerId>() {
         assert_eq!(id.to_string(), text.to_ascii_lowercase());
