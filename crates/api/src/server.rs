@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -143,96 +144,92 @@ async fn status<C: Control>(State(control): State<Arc<C>>) -> Response {
     Json(control.status().await).into_response()
 }
 
-async fn set_secret<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
+/// Hands the request in a body to `then`; `what` it is to be stands in the error.
+async fn with_request<Q: DeserializeOwned, F: Future<Output = Response>>(
+    body: Bytes,
+    what: &str,
+    then: impl FnOnce(Q) -> F,
+) -> Response {
+    match serde_json::from_slice(&body) {
+        Ok(request) => then(request).await,
         // serde_json's messages hold no values of string fields of the expected type, so no secret.
-        Err(problem) => {
-            return error(StatusCode::BAD_REQUEST, format!("not a request for a secret: {problem}"));
-        }
-    };
-    // A task of its own: a client that hangs up must not stop it halfway.
-    answer(tokio::spawn(async move { control.set_secret(request).await }).await)
+        Err(problem) => error(StatusCode::BAD_REQUEST, format!("not {what}: {problem}")),
+    }
+}
+
+async fn set_secret<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
+    with_request(body, "a request for a secret", |request| {
+        answer(async move { control.set_secret(request).await })
+    })
+    .await
 }
 
 async fn secret<C: Control>(State(control): State<Arc<C>>) -> Response {
-    answer(tokio::spawn(async move { control.secret().await }).await)
+    answer(async move { control.secret().await }).await
 }
 
 async fn order<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let order = match serde_json::from_slice(&body) {
-        Ok(order) => order,
-        Err(problem) => return error(StatusCode::BAD_REQUEST, format!("not an order: {problem}")),
-    };
-    answer(tokio::spawn(async move { control.order(order).await }).await)
+    with_request(body, "an order", |order| answer(async move { control.order(order).await })).await
 }
 
 async fn ping<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(problem) => {
-            return error(StatusCode::BAD_REQUEST, format!("not a request for a ping: {problem}"));
-        }
-    };
-    answer(tokio::spawn(async move { control.ping(request).await }).await)
+    with_request(body, "a request for a ping", |request| answer(async move { control.ping(request).await }))
+        .await
 }
 
 async fn routes<C: Control>(State(control): State<Arc<C>>) -> Response {
-    answer(tokio::spawn(async move { control.routes().await }).await)
+    answer(async move { control.routes().await }).await
 }
 
 async fn mtu<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(problem) => {
-            return error(StatusCode::BAD_REQUEST, format!("not a question for an MTU: {problem}"));
-        }
-    };
-    answer(tokio::spawn(async move { control.mtu(request).await }).await)
+    with_request(body, "a question for an MTU", |request| answer(async move { control.mtu(request).await }))
+        .await
 }
 
 async fn capture<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(problem) => {
-            return error(StatusCode::BAD_REQUEST, format!("not a request for a capture: {problem}"));
-        }
-    };
-    // No task of its own: a client that hangs up wants no more of it.
-    pieces("application/x-pcapng", control.capture(request).await)
+    with_request(body, "a request for a capture", async |request| {
+        pieces("application/x-pcapng", control.capture(request).await)
+    })
+    .await
 }
 
 async fn end_capture<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(problem) => return error(StatusCode::BAD_REQUEST, format!("not an end of a capture: {problem}")),
-    };
-    answer(tokio::spawn(async move { control.end_capture(request).await }).await)
+    with_request(body, "an end of a capture", |request| {
+        answer(async move { control.end_capture(request).await })
+    })
+    .await
 }
 
 async fn bench<C: Control>(State(control): State<Arc<C>>, body: Bytes) -> Response {
-    let request = match serde_json::from_slice(&body) {
-        Ok(request) => request,
-        Err(problem) => {
-            return error(StatusCode::BAD_REQUEST, format!("not a request for a bench: {problem}"));
-        }
-    };
-    pieces("application/x-ndjson", control.bench(request).await)
+    with_request(body, "a request for a bench", async |request| {
+        pieces("application/x-ndjson", control.bench(request).await)
+    })
+    .await
 }
 
+/// An answer that goes on. The call has no task of its own: a client that hangs up wants no more of it.
 fn pieces(kind: &'static str, result: Result<Pieces, ControlError>) -> Response {
     match result {
         Ok(pieces) => ([(CONTENT_TYPE, kind)], Body::new(pieces)).into_response(),
-        Err(problem @ ControlError::Refused(_)) => error(StatusCode::UNPROCESSABLE_ENTITY, problem),
-        Err(problem) => error(StatusCode::INTERNAL_SERVER_ERROR, problem),
+        Err(problem) => failure(&problem),
     }
 }
 
-fn answer<T: Serialize>(result: Result<Result<T, ControlError>, tokio::task::JoinError>) -> Response {
-    match result {
+/// Answers a call, in a task of its own: a client that hangs up must not stop it halfway.
+async fn answer<T: Serialize + Send + 'static>(
+    call: impl Future<Output = Result<T, ControlError>> + Send + 'static,
+) -> Response {
+    match tokio::spawn(call).await {
         Ok(Ok(answer)) => Json(answer).into_response(),
-        Ok(Err(problem @ ControlError::Refused(_))) => error(StatusCode::UNPROCESSABLE_ENTITY, problem),
-        Ok(Err(problem)) => error(StatusCode::INTERNAL_SERVER_ERROR, problem),
+        Ok(Err(problem)) => failure(&problem),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "weft met a bug in itself: see its log"),
     }
+}
+
+fn failure(problem: &ControlError) -> Response {
+    let status = match problem {
+        ControlError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    error(status, problem)
 }
