@@ -15,9 +15,7 @@ use weft_api::pcapng::Totals;
 use weft_api::{CaptureRequest, Client};
 
 use crate::args::CaptureArgs;
-
-/// Docker's own socket, where names of networks are asked for.
-const DOCKER_SOCKETS: [&str; 2] = ["/run/docker.sock", "/var/run/docker.sock"];
+use crate::docker;
 
 /// Writes decrypted frames until a limit is reached, Ctrl-C, or nobody reads them any more.
 pub(crate) async fn capture(socket: Option<PathBuf>, args: CaptureArgs) -> anyhow::Result<ExitCode> {
@@ -116,12 +114,8 @@ async fn network_id(name: &str) -> Option<String> {
     if name.is_empty() || !name.chars().all(is_plain) {
         return None;
     }
-    for socket in DOCKER_SOCKETS {
-        if let Ok(Network { id }) = Client::new(socket.into()).get(&format!("/networks/{name}")).await {
-            return Some(id);
-        }
-    }
-    None
+    let Network { id } = docker::get(&format!("/networks/{name}")).await?;
+    Some(id)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ mod args;
 mod bench;
 mod capture;
 mod daemon;
+mod docker;
 mod doctor;
 mod manual;
 mod mtu;

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use weft_api::{Client, Status};
 
-/// Docker's own socket, where it is usually.
-const DOCKER_SOCKETS: [&str; 2] = ["/run/docker.sock", "/var/run/docker.sock"];
+use crate::docker;
 
 /// Everything that findings are made of.
 #[derive(Debug)]
@@ -90,15 +89,9 @@ async fn daemon(socket: Option<PathBuf>) -> Result<Daemon, String> {
 }
 
 async fn plugins() -> Option<Vec<Plugin>> {
-    for socket in DOCKER_SOCKETS {
-        let listed = Client::new(socket.into()).get::<Vec<Plugin>>("/plugins").await;
-        if let Ok(plugins) = listed {
-            let is_weft =
-                |plugin: &Plugin| plugin.name.rsplit('/').next().is_some_and(|n| n.starts_with("weft"));
-            return Some(plugins.into_iter().filter(is_weft).collect());
-        }
-    }
-    None
+    let plugins: Vec<Plugin> = docker::get("/plugins").await?;
+    let is_weft = |plugin: &Plugin| plugin.name.rsplit('/').next().is_some_and(|n| n.starts_with("weft"));
+    Some(plugins.into_iter().filter(is_weft).collect())
 }
 
 async fn swarm() -> Option<Swarm> {
@@ -113,16 +106,12 @@ async fn swarm() -> Option<Swarm> {
         local_node_state: String,
         control_available: bool,
     }
-    for socket in DOCKER_SOCKETS {
-        if let Ok(Info { swarm }) = Client::new(socket.into()).get::<Info>("/info").await {
-            return Some(match (swarm.local_node_state.as_str(), swarm.control_available) {
-                ("active", true) => Swarm::Manager,
-                ("active", false) => Swarm::Worker,
-                _ => Swarm::None,
-            });
-        }
-    }
-    None
+    let Info { swarm } = docker::get("/info").await?;
+    Some(match (swarm.local_node_state.as_str(), swarm.control_available) {
+        ("active", true) => Swarm::Manager,
+        ("active", false) => Swarm::Worker,
+        _ => Swarm::None,
+    })
 }
 
 /// Whether the kernel has a module: loaded, built in, or to be loaded.
