@@ -41,7 +41,8 @@ pub use mtu::{CommonNetwork, MAX_MTU_WAIT, MtuAnswer, MtuRequest, ProbeCounts, S
 pub use order::{Judgement, Order, OrderAnswer};
 pub use ping::{MAX_PING_WAIT, PingAnswer, PingRequest};
 pub use render::{
-    render_endpoints, render_networks, render_peers, render_routes, render_services, render_status,
+    render_endpoints, render_networks, render_path, render_peers, render_routes, render_rtt, render_services,
+    render_status, render_table,
 };
 pub use route::RouteStatus;
 pub use secret::{Secret, SecretAnswer, SecretRequest};

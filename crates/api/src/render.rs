@@ -133,12 +133,19 @@ fn head(out: &mut String, status: &Status) {
 
 type Row = Vec<String>;
 
-/// A table, its first row the heading; a heading without columns is not printed.
+/// A section with a table, its first row the heading; a heading without columns is not printed.
 fn section(out: &mut String, title: &str, rows: &[Row]) {
     line(out, format_args!("\n{title}"));
     if rows.len() < 2 {
         return line(out, format_args!("  none"));
     }
+    *out += &render_table(rows);
+}
+
+/// Rows in aligned columns, a line each, two spaces before each column; empty rows are left out.
+#[must_use]
+pub fn render_table(rows: &[Vec<String>]) -> String {
+    let mut out = String::new();
     let n_columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width =
         |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -148,8 +155,9 @@ fn section(out: &mut String, title: &str, rows: &[Row]) {
         for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(text, "  {cell:<width$}");
         }
-        line(out, format_args!("{}", text.trim_end()));
+        line(&mut out, format_args!("{}", text.trim_end()));
     }
+    out
 }
 
 fn heading(names: &[&str]) -> Row {
@@ -176,8 +184,8 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
             peer.id.as_deref().map_or_else(dash, short),
             peer.state.to_string(),
             peer.address.map_or_else(dash, |address| address.to_string()),
-            path(peer),
-            peer.rtt_us.map_or_else(dash, |us| format!("{}.{:03} ms", us / 1000, us % 1000)),
+            render_path(peer.path, peer.via.as_deref()),
+            render_rtt(peer.rtt_us.map(Duration::from_micros)),
             peer.path_mtu.map_or_else(dash, |mtu| mtu.to_string()),
             peer.session_age.map_or_else(dash, span),
             peer.last_seen.map_or_else(dash, |seen| format!("{} ago", span(seen))),
@@ -188,12 +196,20 @@ fn peers(peers: &[PeerStatus]) -> Vec<Row> {
     std::iter::once(heading(&names)).chain(peers.iter().map(row)).collect()
 }
 
-fn path(peer: &PeerStatus) -> String {
-    match (&peer.via, peer.path) {
+/// The way to a peer in a word or two: `direct`, `via host-c`; `-` when there is none.
+#[must_use]
+pub fn render_path(path: Option<PathKind>, via: Option<&str>) -> String {
+    match (via, path) {
         (Some(via), _) => format!("via {via}"),
         (None, Some(path)) => path.to_string(),
         (None, None) => dash(),
     }
+}
+
+/// A round trip, to the microsecond: `0.412 ms`; `-` when it is not known.
+#[must_use]
+pub fn render_rtt(rtt: Option<Duration>) -> String {
+    rtt.map_or_else(dash, |rtt| format!("{}.{:03} ms", rtt.as_millis(), rtt.subsec_micros() % 1000))
 }
 
 fn networks(networks: &[NetworkStatus]) -> Vec<Row> {
@@ -235,11 +251,10 @@ fn routes(routes: &[RouteStatus]) -> Vec<Row> {
             route.mac.clone(),
             if addresses.is_empty() { dash() } else { addresses.join(" ") },
             if route.local { format!("{} (here)", route.host) } else { route.host.clone() },
-            match (route.local, &route.via, route.path) {
-                (true, ..) => "local".to_owned(),
-                (false, Some(via), Some(PathKind::Relay)) => format!("via {via}"),
-                (false, _, Some(path)) => path.to_string(),
-                (false, _, None) => "NONE".to_owned(),
+            match (route.local, route.path) {
+                (true, _) => "local".to_owned(),
+                (false, None) => "NONE".to_owned(),
+                (false, path) => render_path(path, route.via.as_deref()),
             },
             route.address.map_or_else(dash, |address| address.to_string()),
             route.path_mtu.map_or_else(dash, |mtu| mtu.to_string()),

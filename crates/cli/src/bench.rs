@@ -3,10 +3,14 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde::Serialize;
-use weft_api::{BenchDirection, BenchLine, BenchRequest, BenchResult, Client, PathKind};
+use weft_api::{
+    BenchDirection, BenchLine, BenchRequest, BenchResult, Client, PathKind, render_path, render_rtt,
+    render_table,
+};
 
 use crate::args::BenchArgs;
 use crate::top::bits;
@@ -91,14 +95,12 @@ impl Outcome {
     }
 
     fn render(&self, peer: &str) -> String {
-        let mut rows = vec![
-            ["", "THROUGHPUT", "FRAMES/S", "LOST", "RTT MEANWHILE", "LONGEST", "ECHOES LOST"]
-                .map(str::to_owned),
-        ];
+        let heading = ["", "THROUGHPUT", "FRAMES/S", "LOST", "RTT MEANWHILE", "LONGEST", "ECHOES LOST"];
+        let mut rows = vec![heading.map(str::to_owned).to_vec()];
         let results = [("to", self.to), ("from", self.from)];
         rows.extend(results.into_iter().filter_map(|(way, result)| {
             let result = result?;
-            Some([
+            Some(vec![
                 format!("{way} {peer}"),
                 bits(result.rate as f64),
                 result.frame_rate.to_string(),
@@ -108,13 +110,7 @@ impl Outcome {
                 result.n_echoes_lost.to_string(),
             ])
         }));
-        let width = |i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-        let widths: [usize; 7] = std::array::from_fn(width);
-        let line = |row: &[String; 7]| {
-            let cells = row.iter().zip(widths).map(|(cell, width)| format!("  {cell:<width$}"));
-            cells.collect::<String>().trim_end().to_owned() + "\n"
-        };
-        rows.iter().map(line).collect()
+        render_table(&rows)
     }
 }
 
@@ -122,11 +118,7 @@ fn head(line: &BenchLine, peer: &str) -> String {
     let BenchLine::Begin { id, address, path, via, path_mtu, rtt_idle_us, .. } = line else {
         return String::new();
     };
-    let path = match (via, path) {
-        (Some(via), _) => format!("via {via}"),
-        (None, Some(path)) => path.to_string(),
-        (None, None) => "-".to_owned(),
-    };
+    let path = render_path(*path, via.as_deref());
     let address = address.map_or_else(|| "an unknown address".to_owned(), |address| address.to_string());
     let mtu = path_mtu.map_or_else(|| "unknown".to_owned(), |mtu| mtu.to_string());
     format!(
@@ -146,7 +138,7 @@ fn progress(line: &BenchLine, peer: &str) -> String {
 }
 
 fn ms(us: Option<u64>) -> String {
-    us.map_or_else(|| "-".to_owned(), |us| format!("{}.{:03} ms", us / 1000, us % 1000))
+    render_rtt(us.map(Duration::from_micros))
 }
 
 fn percent(part: u64, whole: u64) -> String {

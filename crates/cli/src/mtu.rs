@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use weft_api::{Client, MtuAnswer, MtuRequest, PathKind, SearchState};
+use weft_api::{Client, MtuAnswer, MtuRequest, PathKind, SearchState, render_path};
 
 /// Headers of IP and TCP, by family of the containers' addresses.
 const HEADERS: [(&str, u16); 2] = [("IPv4", 40), ("IPv6", 60)];
@@ -50,10 +50,9 @@ fn render(answer: &MtuAnswer, probed: bool) -> String {
         // Writing to a String does not fail.
         let _ = writeln!(out, "  {name:<14} {text}");
     };
-    let path = match (answer.path, &answer.via) {
-        (Some(PathKind::Relay), Some(via)) => format!("via {via}"),
-        (Some(path), _) => path.to_string(),
-        (None, _) => "none".to_owned(),
+    let path = match answer.path {
+        None => "none".to_owned(),
+        path => render_path(path, answer.via.as_deref()),
     };
     let address = answer.address.map_or_else(String::new, |address| format!(", {address}"));
     line("path", format!("{path}{address}"));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use weft_api::{Client, MAX_PING_WAIT, PingAnswer, PingRequest};
+use weft_api::{Client, MAX_PING_WAIT, PingAnswer, PingRequest, render_path, render_rtt};
 
 use crate::args::PingArgs;
 
@@ -47,7 +47,7 @@ fn shown_name(answer: &PingAnswer) -> String {
 fn line(name: &str, seq: u32, answer: &PingAnswer) -> String {
     match answer.rtt_us {
         Some(us) => {
-            let path = answer.path.map_or_else(|| "-".to_owned(), |path| path.to_string());
+            let path = render_path(answer.path, None);
             format!("from {name}: seq={seq} path={path} time={}", ms(Duration::from_micros(us)))
         }
         None => format!("no answer: seq={seq}"),
@@ -55,7 +55,7 @@ fn line(name: &str, seq: u32, answer: &PingAnswer) -> String {
 }
 
 fn ms(span: Duration) -> String {
-    format!("{}.{:03} ms", span.as_millis(), span.subsec_micros() % 1000)
+    render_rtt(Some(span))
 }
 
 fn summary(name: &str, n_sent: u32, rtts: &[Duration], elapsed: Duration) -> String {

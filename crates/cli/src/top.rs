@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use weft_api::{Client, PeerStatus, Status};
+use weft_api::{Client, PeerStatus, Status, render_path, render_rtt, render_table};
 
 use crate::args::{SortKey, TopArgs};
 
@@ -157,17 +157,12 @@ fn peer_entry(before: &PeerStatus, peer: &PeerStatus, rate: impl Fn(u64, u64) ->
     let n_tx = rate(before.tx_datagrams, peer.tx_datagrams);
     let address = || peer.address.map(|address| address.to_string());
     let name = peer.name.clone().or_else(address).unwrap_or_else(dash);
-    let path = match (&peer.via, peer.path) {
-        (Some(via), _) => format!("via {via}"),
-        (None, Some(path)) => path.to_string(),
-        (None, None) => dash(),
-    };
     Entry {
         cells: vec![
             name.clone(),
             peer.state.to_string(),
-            path,
-            peer.rtt_us.map_or_else(dash, |us| format!("{}.{:03} ms", us / 1000, us % 1000)),
+            render_path(peer.path, peer.via.as_deref()),
+            render_rtt(peer.rtt_us.map(Duration::from_micros)),
             bits(rx * 8.0),
             bits(tx * 8.0),
             count(n_rx),
@@ -209,24 +204,12 @@ fn table(out: &mut String, title: &str, heading: &[&str], mut entries: Vec<Entry
         let _ = writeln!(out, "  none");
         return;
     }
-    let widths: Vec<usize> = heading
-        .iter()
-        .enumerate()
-        .map(|(i, name)| {
-            let cells = entries.iter().filter_map(|entry| entry.cells.get(i));
-            cells.map(|cell| cell.chars().count()).max().unwrap_or(0).max(name.len())
-        })
-        .collect();
-    let heading = heading.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    for cells in std::iter::once(&heading).chain(entries.iter().map(|entry| &entry.cells)) {
-        let mut text = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
-            let _ = write!(text, "  {cell:<width$}");
-        }
-        let _ = writeln!(out, "{}", text.trim_end());
-    }
-    if n_all > entries.len() {
-        let _ = writeln!(out, "  and {} more (--rows)", n_all - entries.len());
+    let heading = heading.iter().map(|name| (*name).to_owned()).collect();
+    let n_shown = entries.len();
+    let rows: Vec<_> = std::iter::once(heading).chain(entries.into_iter().map(|entry| entry.cells)).collect();
+    *out += &render_table(&rows);
+    if n_all > n_shown {
+        let _ = writeln!(out, "  and {} more (--rows)", n_all - n_shown);
     }
 }
 
