@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 /// The whole state of a daemon at one moment.
 ///
 /// Spans of time are whole seconds in JSON, under names that end in `_s`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The daemon's version.
     pub version: String,
@@ -68,7 +68,7 @@ pub struct Status {
 }
 
 /// How it stands with a peer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum PeerState {
@@ -77,6 +77,7 @@ pub enum PeerState {
     /// A handshake is being tried.
     Connecting,
     /// It does not answer any more.
+    #[default]
     Down,
 }
 
@@ -111,7 +112,7 @@ impl fmt::Display for PathKind {
 }
 
 /// One peer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// 32 hexadecimal digits; `None` until a handshake has shown it.
     pub id: Option<String>,
@@ -183,7 +184,7 @@ pub struct JudgedStatus {
 }
 
 /// One network on this host.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkStatus {
     /// Docker's id.
     pub id: String,

@@ -24,25 +24,10 @@ impl Control for Daemon {
             version: "0.1.0".to_owned(),
             name: "host-a".to_owned(),
             peer_id: "00".repeat(16),
-            listen: Vec::new(),
             suite: "AESGCM".to_owned(),
             secret_fingerprint: self.secret.lock().unwrap().as_ref().map(|_| "7c1f".to_owned()),
             ready: true,
-            faults: Vec::new(),
-            peers: Vec::new(),
-            refused: Vec::new(),
-            judged: Vec::new(),
-            networks: Vec::new(),
-            services: Vec::new(),
-            services_state: String::new(),
-            service_faults: Vec::new(),
-            endpoints: Vec::new(),
-            http: None,
-            max_overlay_mtu: None,
-            checks: Vec::new(),
-            duplicates: Vec::new(),
-            counters: [].into(),
-            drops: [].into(),
+            ..Status::default()
         }
     }
 

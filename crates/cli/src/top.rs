@@ -265,17 +265,10 @@ mod tests {
             state: PeerState::Connected,
             address: Some("10.0.0.2:6783".parse().unwrap()),
             path: Some(PathKind::Direct),
-            via: None,
             rtt_us: Some(rtt_us),
-            same_secret: None,
-            path_mtu: None,
-            session_age: None,
             rx_bytes,
-            tx_bytes: 0,
-            rx_datagrams: 0,
             tx_datagrams,
-            last_seen: None,
-            problem: None,
+            ..PeerStatus::default()
         }
     }
 
@@ -284,36 +277,21 @@ mod tests {
             id: "u48gny859s078wz2qe8dulj4a".to_owned(),
             wire_id: "00a1b2c3d4e5".to_owned(),
             mtu: Some(1418),
-            bridge: None,
-            peers: Vec::new(),
             n_local_endpoints: 1,
             n_remote_endpoints: 2,
-            faults: Vec::new(),
             traffic: Some(traffic),
+            ..NetworkStatus::default()
         };
         let status = Status {
             version: "0.1.0".to_owned(),
             name: "host-a".to_owned(),
             peer_id: "00".repeat(16),
-            listen: Vec::new(),
             suite: "AESGCM".to_owned(),
-            secret_fingerprint: None,
             ready: true,
-            faults: Vec::new(),
             peers,
-            refused: Vec::new(),
-            judged: Vec::new(),
             networks: vec![network],
-            services: Vec::new(),
-            services_state: String::new(),
-            service_faults: Vec::new(),
-            endpoints: Vec::new(),
-            http: None,
-            max_overlay_mtu: None,
-            checks: Vec::new(),
-            duplicates: Vec::new(),
-            counters: [].into(),
             drops: [("replayed".to_owned(), n_replayed)].into(),
+            ..Status::default()
         };
         Sample { at, status }
     }

@@ -84,20 +84,10 @@ impl Control for Controls {
                 .chain(core.guard_fault.get())
                 .chain(core.http_fault.get())
                 .collect(),
-            peers: Vec::new(),
-            refused: Vec::new(),
-            judged: Vec::new(),
-            networks: Vec::new(),
-            endpoints: Vec::new(),
             http: core.http_at.get().copied(),
             max_overlay_mtu: core.max_overlay_mtu().await.ok(),
             checks: checks(core, running.is_some()),
-            duplicates: Vec::new(),
-            services: Vec::new(),
-            services_state: String::new(),
-            service_faults: Vec::new(),
-            counters: BTreeMap::new(),
-            drops: BTreeMap::new(),
+            ..Status::default()
         };
         if let Some(running) = &running {
             let stats = running.router.stats();

@@ -10,18 +10,14 @@ fn peer(n: usize) -> PeerStatus {
         name: Some(format!("host{n}")),
         state: PeerState::Connected,
         address: Some("10.0.0.1:6783".parse().unwrap()),
-        path: None,
         rtt_us: Some(412),
-        same_secret: None,
         path_mtu: Some(1418),
-        via: None,
-        session_age: None,
         rx_bytes: 3,
         tx_bytes: u64::MAX,
         rx_datagrams: 1,
         tx_datagrams: 2,
         last_seen: Some(Duration::from_secs(1)),
-        problem: None,
+        ..PeerStatus::default()
     }
 }
 
@@ -29,26 +25,14 @@ fn status(n_peers: usize) -> Status {
     Status {
         version: "0.1.0".to_owned(),
         name: "host-a".to_owned(),
-        peer_id: String::new(),
-        listen: Vec::new(),
         suite: "AESGCM".to_owned(),
         secret_fingerprint: Some("7c1f09ab".to_owned()),
         ready: true,
-        faults: Vec::new(),
         peers: (1..=n_peers).map(peer).collect(),
-        refused: Vec::new(),
-        judged: Vec::new(),
-        networks: Vec::new(),
-        services: Vec::new(),
-        services_state: String::new(),
-        service_faults: Vec::new(),
-        endpoints: Vec::new(),
-        http: None,
-        max_overlay_mtu: None,
         checks: vec![CheckStatus { name: "firewall".to_owned(), fault: Some("no iptables".to_owned()) }],
-        duplicates: Vec::new(),
         counters: [("handshakes".to_owned(), 7)].into(),
         drops: [("replayed".to_owned(), 12)].into(),
+        ..Status::default()
     }
 }
 

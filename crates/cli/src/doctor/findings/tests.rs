@@ -12,14 +12,8 @@ fn peer(name: &str, state: PeerState, problem: Option<&str>) -> PeerStatus {
         rtt_us: Some(400),
         same_secret: Some(true),
         path_mtu: Some(1418),
-        via: None,
-        session_age: None,
-        rx_bytes: 0,
-        tx_bytes: 0,
-        rx_datagrams: 0,
-        tx_datagrams: 0,
-        last_seen: None,
         problem: problem.map(str::to_owned),
+        ..PeerStatus::default()
     }
 }
 
@@ -35,8 +29,7 @@ fn healthy() -> Facts {
         peers: vec!["host-b".to_owned()],
         n_local_endpoints: 1,
         n_remote_endpoints: 1,
-        faults: Vec::new(),
-        traffic: None,
+        ..NetworkStatus::default()
     };
     let status = Status {
         version: "0.1.0".to_owned(),
@@ -46,21 +39,13 @@ fn healthy() -> Facts {
         suite: "AESGCM".to_owned(),
         secret_fingerprint: Some("7c1f09ab".to_owned()),
         ready: true,
-        faults: Vec::new(),
         peers: vec![peer("host-b", PeerState::Connected, None)],
-        refused: Vec::new(),
-        judged: Vec::new(),
         networks: vec![network],
-        services: Vec::new(),
         services_state: "on: told by host-b".to_owned(),
-        service_faults: Vec::new(),
-        endpoints: Vec::new(),
-        http: None,
         max_overlay_mtu: Some(1418),
         checks,
-        duplicates: Vec::new(),
         counters: [("udp_segmentation_offload".to_owned(), 1), ("udp_receive_offload".to_owned(), 1)].into(),
-        drops: [].into(),
+        ..Status::default()
     };
     Facts {
         daemon: Ok(Daemon { socket: "/run/weft/control.sock".into(), status }),
