@@ -9,7 +9,7 @@ use weft_api::{
     CommonNetwork, ControlError, MAX_MTU_WAIT, MtuAnswer, MtuRequest, PathKind, ProbeCounts, RouteStatus,
     SearchState,
 };
-use weft_dataplane::{PeerView, Snapshot};
+use weft_dataplane::{PeerView, Snapshot, Way};
 use weft_wire::{Mac, PeerId};
 
 use crate::control::{NodeView, peer_status, view};
@@ -73,14 +73,13 @@ fn routes_of(topology: &Topology, snapshot: &Snapshot, view: &NodeView, own_name
     routes
 }
 
-/// Which way a peer's frames take, and to whom they leave; as the router decides it.
+/// Which way a peer's frames take, and to whom they leave.
 fn way<'a>(snapshot: &'a Snapshot, peer: &'a PeerView) -> Option<(PathKind, &'a PeerView)> {
     peer.send.as_ref()?;
-    if peer.remote.port() != 0 {
-        return Some((PathKind::Direct, peer));
-    }
-    let relay = peer.relay.and_then(|relay| snapshot.peers.get(relay))?;
-    (relay.send.is_some() && relay.remote.port() != 0).then_some((PathKind::Relay, relay))
+    Some(match snapshot.way(peer)? {
+        Way::Direct => (PathKind::Direct, peer),
+        Way::Relay { relay, .. } => (PathKind::Relay, relay),
+    })
 }
 
 pub(crate) async fn mtu(core: &Core, request: MtuRequest) -> Result<MtuAnswer, ControlError> {

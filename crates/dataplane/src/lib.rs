@@ -42,7 +42,7 @@ pub use segment::{MAX_HEADERS_LEN, Segments, TCP_ENDS, UnsupportedFrame, frame_k
 pub use sender::LastSender;
 pub use snapshot::{
     FastHasher, FastMap, Neighbor, NetworkView, Owner, PathView, PeerCounters, PeerIdx, PeerView,
-    SessionActivity, SessionView, Snapshot, Verdict,
+    SessionActivity, SessionView, Snapshot, Verdict, Way,
 };
 pub use too_big::{MAX_TOO_BIG_LEN, write_too_big};
 pub use vnet::{GsoKind, VnetHdr};

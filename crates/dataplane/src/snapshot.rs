@@ -270,7 +270,33 @@ impl NetworkView {
     }
 }
 
+/// The way that datagrams to a peer take.
+#[derive(Debug)]
+pub enum Way<'a> {
+    /// To the peer itself.
+    Direct,
+    /// Sealed once more, to a third that hands them on.
+    Relay {
+        /// The third.
+        relay: &'a PeerView,
+        /// By what they are sealed for it.
+        session: &'a SendSession,
+    },
+}
+
 impl Snapshot {
+    /// The way to `peer`; `None`: it needs a relay, and none is reached. Whether there is a session with the peer itself is
+    /// another matter.
+    #[must_use]
+    #[inline]
+    pub fn way(&self, peer: &PeerView) -> Option<Way<'_>> {
+        if peer.remote.port() != 0 {
+            return Some(Way::Direct);
+        }
+        let relay = self.peers.get(peer.relay?).filter(|relay| relay.remote.port() != 0)?;
+        Some(Way::Relay { relay, session: relay.send.as_deref()? })
+    }
+
     /// Whether `peer` may put a frame with the Ethernet source of `frame` onto `network`; what is in it is judged by
     /// [`incoming`](Self::incoming).
     ///

@@ -90,6 +90,24 @@ struct Line {
     sequence: u32,
 }
 
+impl Line {
+    /// Sends a message outside of batches; returns the number that its answers bear.
+    async fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        family: Family,
+        body: impl Fn(&mut Writer),
+    ) -> io::Result<u32> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut request = Writer::default();
+        request.message(kind, flags, family.number(), 0, body);
+        request.bytes[8..12].copy_from_slice(&self.sequence.to_ne_bytes());
+        self.socket.send(&request.bytes).await?;
+        Ok(self.sequence)
+    }
+}
+
 impl std::fmt::Debug for Nft {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Nft").finish_non_exhaustive()
@@ -180,12 +198,7 @@ impl Nft {
     pub async fn generation(&self) -> io::Result<u32> {
         const GET_GENERATION: u16 = SUBSYSTEM << 8 | 16;
         let mut line = self.line.lock().await;
-        line.sequence = line.sequence.wrapping_add(1);
-        let sequence = line.sequence;
-        let mut request = Writer::default();
-        request.message(GET_GENERATION, REQUEST, Family::Inet.number(), 0, |_| {});
-        request.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        line.socket.send(&request.bytes).await?;
+        let sequence = line.ask(GET_GENERATION, REQUEST, Family::Inet, |_| {}).await?;
         loop {
             let (received, _) = line.socket.recv_from_full().await?;
             let Some(answer) = Messages(&received).find(|message| message.sequence == sequence) else {
@@ -251,12 +264,7 @@ impl Nft {
         let failed = |source| DumpError { what, source };
         let mut line = self.line.lock().await;
         for _ in 0..MAX_DUMPS {
-            line.sequence = line.sequence.wrapping_add(1);
-            let sequence = line.sequence;
-            let mut request = Writer::default();
-            request.message(kind, REQUEST | DUMP, family.number(), 0, &select);
-            request.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-            line.socket.send(&request.bytes).await.map_err(failed)?;
+            let sequence = line.ask(kind, REQUEST | DUMP, family, &select).await.map_err(failed)?;
             let mut found = Vec::new();
             let mut interrupted = false;
             'answer: loop {
@@ -290,12 +298,7 @@ impl Nft {
         body: impl Fn(&mut Writer),
     ) -> io::Result<()> {
         let mut line = self.line.lock().await;
-        line.sequence = line.sequence.wrapping_add(1);
-        let sequence = line.sequence;
-        let mut request = Writer::default();
-        request.message(kind, REQUEST | ACK, family.number(), 0, body);
-        request.bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
-        line.socket.send(&request.bytes).await?;
+        let sequence = line.ask(kind, REQUEST | ACK, family, body).await?;
         loop {
             let (received, _) = line.socket.recv_from_full().await?;
             let mut answers = Messages(&received).filter(|m| m.sequence == sequence && m.kind == NLMSG_ERROR);

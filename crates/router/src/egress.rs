@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use weft_dataplane::{
     DropReason, LastSender, MAX_ANSWER_LEN, MAX_TOO_BIG_LEN, NetworkView, Packet, PathView, PeerIdx,
-    Snapshot, Verdict, VnetHdr, complete_checksum, write_answer, write_too_big,
+    Snapshot, Verdict, VnetHdr, Way, complete_checksum, write_answer, write_too_big,
 };
 use weft_noise::SendSession;
 use weft_sys::{MAX_TRAIN_LEN, SegmentSupport, Tap};
@@ -419,12 +419,9 @@ pub(crate) fn send(
     peer: PeerIdx,
 ) {
     let Some(view) = snapshot.peers.get(peer) else { return };
-    if view.remote.port() != 0 {
-        return send_to(context, datagrams, segment_len, n, view.remote, view.id);
-    }
-    let relay = view.relay.and_then(|relay| snapshot.peers.get(relay));
-    match relay.and_then(|relay| Some((relay, relay.send.as_ref()?))) {
-        Some((relay, session)) if relay.remote.port() != 0 => {
+    match snapshot.way(view) {
+        Some(Way::Direct) => send_to(context, datagrams, segment_len, n, view.remote, view.id),
+        Some(Way::Relay { relay, session }) => {
             wrapped.clear();
             if wrap(wrapped, datagrams, segment_len, view.id, session, context.lane) {
                 send_to(context, wrapped, segment_len + RELAY_OVERHEAD, n, relay.remote, view.id);
@@ -432,7 +429,7 @@ pub(crate) fn send(
                 context.drop(DropReason::Exhausted, n as u64);
             }
         }
-        _ => context.drop(DropReason::NoRelay, n as u64),
+        None => context.drop(DropReason::NoRelay, n as u64),
     }
 }
 
