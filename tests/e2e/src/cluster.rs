@@ -167,6 +167,16 @@ pub fn status(host: &Host) -> Result<Value> {
     serde_json::from_str(&host.weft_status()?).context("weft status --json prints JSON")
 }
 
+/// How many peers the host's daemon has a session with.
+///
+/// # Errors
+/// When it cannot be asked.
+pub fn n_connected(host: &Host) -> Result<usize> {
+    let status = status(host)?;
+    let peers = status["peers"].as_array().context("the status lists peers")?;
+    Ok(peers.iter().filter(|peer| peer["state"] == "connected").count())
+}
+
 /// Links and rules of weft's on the host, one a line: none when no network is in use.
 ///
 /// # Errors

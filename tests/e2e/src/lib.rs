@@ -7,10 +7,12 @@
 
 mod cluster;
 mod namespace;
+mod sockets;
 mod suite;
 
 pub use self::{
-    cluster::{Cluster, NetworkGuard, SETTLE, leftovers, ping_losses, status},
+    cluster::{Cluster, NetworkGuard, SETTLE, leftovers, n_connected, ping_losses, status},
     namespace::Namespace,
+    sockets::{call_driver, daemon_status},
     suite::{Body, Scenario, run, shared},
 };

@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
-use weft_e2e::{Namespace, SETTLE};
+use weft_e2e::{Namespace, SETTLE, call_driver, daemon_status};
 use weft_lab::{BUSYBOX, Engine, Host, Lab, LabConfig, Weft, wait_for, wait_until};
 
-use crate::daemons::{driver, ensure_connected, start, start_all, status};
+use crate::daemons::{ensure_connected, start, start_all};
 
 /// From the answer to dockerd until every host of the network knows.
 const APPEARS: Duration = Duration::from_millis(200);
@@ -32,13 +32,13 @@ fn put_endpoint(host: &Host, network_id: &str, last: u8) -> Result<Value> {
     let number = host.ipv4().octets()[3];
     let address = json!({"Address": format!("10.207.0.{last}/24"), "MacAddress": ""});
     let endpoint = json!({"NetworkID": network_id, "EndpointID": format!("{number:032x}{last:032x}"), "Interface": address, "Options": {}});
-    driver(host, "CreateEndpoint", &endpoint)?;
+    call_driver(host, "CreateEndpoint", &endpoint)?;
     Ok(json!({"NetworkID": network_id, "EndpointID": endpoint["EndpointID"]}))
 }
 
 /// Names of the hosts that announce the address, as `host` sees it.
 fn hosts_of(host: &Host, address: &str) -> Result<Vec<String>> {
-    let status = status(host)?;
+    let status = daemon_status(host)?;
     let endpoints = status["endpoints"].as_array().context("endpoints are listed")?;
     let with_it = endpoints
         .iter()
@@ -59,7 +59,7 @@ fn appear(lab: &Lab, networks: &[String]) -> Result<()> {
             }
         }
         took.push(answered.elapsed());
-        driver(lab.host(0), "DeleteEndpoint", &made)?;
+        call_driver(lab.host(0), "DeleteEndpoint", &made)?;
     }
     took.sort_unstable();
     let (middle, last) = (took[took.len() / 2], took[took.len() - 1]);
@@ -124,7 +124,7 @@ fn keeper(lab: &Lab, address: &str) -> Result<String> {
     let mut keepers = Vec::new();
     for host in lab.hosts() {
         keepers.push(wait_for("a duplicate in the status", SETTLE, || {
-            let status = status(host)?;
+            let status = daemon_status(host)?;
             let duplicates = status["duplicates"].as_array().context("duplicates are listed")?;
             let of = duplicates.iter().find(|duplicate| duplicate["address"] == address);
             Ok(of.and_then(|duplicate| duplicate["keeper"].as_str().map(str::to_owned)))
@@ -141,7 +141,7 @@ fn keeper(lab: &Lab, address: &str) -> Result<String> {
 fn duplicates(lab: &Lab, networks: &[String]) -> Result<()> {
     let [first, second, third] = lab.hosts() else { bail!("the lab has three hosts") };
     let count = || -> Result<u64> {
-        status(third)?["counters"]["addresses_duplicate"].as_u64().context("duplicates are counted")
+        daemon_status(third)?["counters"]["addresses_duplicate"].as_u64().context("duplicates are counted")
     };
     let before = count()?;
     // Claimed at one time: the lower id's.
@@ -152,15 +152,15 @@ fn duplicates(lab: &Lab, networks: &[String]) -> Result<()> {
         Ok(own)
     })?;
     let id = |host: &Host| -> Result<String> {
-        Ok(status(host)?["peer_id"].as_str().context("an id")?.to_owned())
+        Ok(daemon_status(host)?["peer_id"].as_str().context("an id")?.to_owned())
     };
     let lower = if id(first)? < id(second)? { first } else { second };
     let found = keeper(lab, "10.207.0.60")?;
     ensure!(found == lower.name(), "{found} keeps the address, and {} has the lower id", lower.name());
     ensure!(count()? > before, "a duplicate is not counted");
-    driver(first, "DeleteEndpoint", &made)?;
+    call_driver(first, "DeleteEndpoint", &made)?;
     wait_until("the end of the duplicate", SETTLE, || {
-        Ok(status(third)?["duplicates"].as_array().is_some_and(Vec::is_empty))
+        Ok(daemon_status(third)?["duplicates"].as_array().is_some_and(Vec::is_empty))
     })?;
 
     // Claimed by real containers, one after the other: who had it first keeps it, though the other has the lower id.
@@ -208,7 +208,7 @@ pub(crate) fn endpoints(engine: Engine, weft: &Weft) -> Result<()> {
     // Under a name of its own; that of a host that was here before belongs to that one's key.
     daemons.push(start(&lab, third, 3, &["NAME=copy"])?);
     wait_until("the copied key in the status", SETTLE * 2, || {
-        let status = status(first)?;
+        let status = daemon_status(first)?;
         let faults = status["faults"].as_array().context("faults are listed")?;
         let told = faults
             .iter()

@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
+use weft_e2e::daemon_status;
 use weft_lab::{Engine, Host, Lab, LabConfig, Weft, wait_until};
 
-use crate::daemons::{ensure_connected, peers_in, put_on_network, start_all, status};
+use crate::daemons::{ensure_connected, peers_in, put_on_network, start_all};
 
 const N_HOSTS: usize = 50;
 /// Each host is on one, so that five hosts are on each.
@@ -77,7 +78,9 @@ fn spread<T: PartialOrd + Copy>(values: &[T]) -> [T; 3] {
 fn counters(hosts: &[&Host], name: &str) -> Result<Vec<u64>> {
     hosts
         .iter()
-        .map(|host| status(host)?["counters"][name].as_u64().with_context(|| format!("no counter {name}")))
+        .map(|host| {
+            daemon_status(host)?["counters"][name].as_u64().with_context(|| format!("no counter {name}"))
+        })
         .collect()
 }
 
@@ -120,7 +123,7 @@ pub(crate) fn fifty_daemons(engine: Engine, weft: &Weft) -> Result<()> {
     }
     for host in &hosts {
         wait_until("the network's other endpoints", SETTLE, || {
-            let status = status(host)?;
+            let status = daemon_status(host)?;
             let n = status["endpoints"].as_array().map_or(0, Vec::len);
             ensure!(n == N_HOSTS / N_NETWORKS, "{} knows {n} endpoints", host.name());
             Ok(true)
@@ -160,7 +163,7 @@ pub(crate) fn fifty_daemons(engine: Engine, weft: &Weft) -> Result<()> {
     while !waiting.is_empty() && killed.elapsed() < DEATH_LIMIT * 2 {
         let mut left = Vec::new();
         for host in waiting {
-            if peers_in(&status(host)?, "connected").contains(&victim.name()) {
+            if peers_in(&daemon_status(host)?, "connected").contains(&victim.name()) {
                 left.push(host);
             } else {
                 seen.push(killed.elapsed());

@@ -6,11 +6,11 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use weft_e2e::{Namespace, SETTLE};
+use weft_e2e::{Namespace, SETTLE, daemon_status};
 use weft_lab::{BUSYBOX, Engine, Host, Lab, LabConfig, Weft, wait_until};
 
 use crate::{
-    daemons::{ensure_connected, start_all, status},
+    daemons::{ensure_connected, start_all},
     mdns,
 };
 
@@ -147,7 +147,7 @@ impl Cast<'_> {
 }
 
 fn drops(host: &Host, reason: &str) -> Result<u64> {
-    Ok(status(host)?["drops"][reason].as_u64().unwrap_or(0))
+    Ok(daemon_status(host)?["drops"][reason].as_u64().unwrap_or(0))
 }
 
 fn create_network(host: &Host, name: &str, number: u8, options: &[&str]) -> Result<()> {

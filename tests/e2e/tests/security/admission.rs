@@ -3,10 +3,10 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use weft_e2e::{SETTLE, status};
+use weft_e2e::{SETTLE, n_connected, status};
 use weft_lab::{Engine, Host, Weft, wait_until};
 
-use crate::plain::{Plain, n_connected, peer_id};
+use crate::plain::{Plain, peer_id};
 
 const ALLOWLIST: &str = "/etc/weft/allowlist";
 /// The file is read again within this time of its change, and its effect seen.

@@ -3,14 +3,10 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
-use weft_e2e::{SETTLE, status};
+use weft_e2e::{SETTLE, n_connected, status};
 use weft_lab::{Engine, Host, Weft, wait_until};
 
-use crate::{
-    adversary,
-    place::Flow,
-    plain::{Plain, n_connected},
-};
+use crate::{adversary, place::Flow, plain::Plain};
 
 pub(crate) fn rekeys(engine: Engine, weft: &Weft) -> Result<()> {
     const N_REKEYS: usize = 20;

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
-use weft_e2e::{SETTLE, status};
+use weft_e2e::{SETTLE, n_connected, status};
 use weft_lab::{Engine, Host, Weft, wait_until};
 
 use crate::{
     adversary::{self, Listener, number},
     place::Place,
-    plain::{Plain, dropped, n_connected, peer_id, wire_id},
+    plain::{Plain, dropped, peer_id, wire_id},
 };
 
 /// The address that the member claims for an endpoint of its own.

@@ -4,13 +4,13 @@ use std::{thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use weft_e2e::{Cluster, SETTLE};
+use weft_e2e::{Cluster, SETTLE, n_connected};
 use weft_lab::{Engine, Weft, wait_until};
 
 use crate::{
     adversary::{self, number},
     place::{Flow, Place},
-    plain::{Plain, dropped, frames_taken, n_connected},
+    plain::{Plain, dropped, frames_taken},
 };
 
 /// Everything that weft refuses of what comes from the underlay, but handshakes.

@@ -3,10 +3,10 @@
 use std::{thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use weft_e2e::SETTLE;
+use weft_e2e::{SETTLE, n_connected};
 use weft_lab::{Engine, Weft, wait_until};
 
-use crate::plain::{Plain, n_connected, peer};
+use crate::plain::{Plain, peer};
 
 /// How long traffic may rest when a host's address changes.
 const ROAM: Duration = Duration::from_secs(3);

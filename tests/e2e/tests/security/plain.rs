@@ -2,19 +2,14 @@
 //!
 //! For what needs many hosts, restarts and settings, but nothing of an engine.
 
-use std::{
-    io::{Read as _, Write as _},
-    os::unix::net::UnixStream,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use weft_e2e::{SETTLE, status};
+use weft_e2e::{SETTLE, call_driver, n_connected, status};
 use weft_lab::{Background, Engine, Host, Lab, LabConfig, Weft, wait_until};
 
 use crate::place::Place;
@@ -155,7 +150,7 @@ impl Plain {
             format!("02:42:{}", octets.iter().map(|o| format!("{o:02x}")).collect::<Vec<_>>().join(":"));
         let subnet = format!("{}.{}.{}.0/24", octets[0], octets[1], octets[2]);
         let both = json!({ "NetworkID": network_id, "EndpointID": endpoint_id });
-        call(
+        call_driver(
             host,
             "CreateNetwork",
             &json!({
@@ -167,11 +162,11 @@ impl Plain {
         )?;
         let mut create = both.clone();
         create["Interface"] = json!({ "Address": format!("{ip}/24"), "MacAddress": mac });
-        call(host, "CreateEndpoint", &create)?;
+        call_driver(host, "CreateEndpoint", &create)?;
         let name = format!("box{number}");
         let mut join = both;
         join["SandboxKey"] = json!(format!("/run/netns/{name}"));
-        let joined = call(host, "Join", &join)?;
+        let joined = call_driver(host, "Join", &join)?;
         let link = joined["InterfaceName"]["SrcName"].as_str().with_context(|| joined.to_string())?;
         host.sh(&format!(
             "ip netns add {name} && ip link set {link} netns {name} && ip -n {name} link set {link} name eth0 && \
@@ -182,29 +177,6 @@ impl Plain {
         let mac = host.sh(&format!("ip netns exec {name} cat /sys/class/net/eth0/address"))?;
         Ok(Place { host, namespace, name, mac, ip: ip.to_owned() })
     }
-}
-
-/// A call of dockerd's to the driver.
-fn call(host: &Host, method: &str, body: &Value) -> Result<Value> {
-    let socket = format!("/proc/{}/root/run/docker/plugins/weft.sock", host.pid());
-    let mut stream = UnixStream::connect(&socket).with_context(|| socket.clone())?;
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let body = body.to_string();
-    write!(
-        stream,
-        "POST /NetworkDriver.{method} HTTP/1.1\r\nHost: plugin\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, json) = answer.split_once("\r\n\r\n").with_context(|| answer.clone())?;
-    ensure!(head.starts_with("HTTP/1.1 200") && !json.contains("\"Err\":\""), "{method}: {answer}");
-    Ok(serde_json::from_str(json)?)
-}
-
-/// Peers that the host is connected to.
-pub(crate) fn n_connected(host: &Host) -> Result<usize> {
-    Ok(peers(host)?.iter().filter(|peer| peer["state"] == "connected").count())
 }
 
 /// The host's peers.

@@ -6,10 +6,10 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use weft_e2e::SETTLE;
+use weft_e2e::{SETTLE, n_connected};
 use weft_lab::{Engine, Weft, wait_until};
 
-use crate::plain::{Plain, n_connected, peers};
+use crate::plain::{Plain, peers};
 
 /// How long after the order the last host may still speak to the peer.
 const LIMIT: Duration = Duration::from_secs(2);

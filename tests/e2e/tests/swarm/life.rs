@@ -21,7 +21,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use weft_e2e::{Cluster, leftovers, status};
+use weft_e2e::{Cluster, leftovers, n_connected, status};
 use weft_lab::{BUSYBOX, DRIVER, Host, Lab, wait_for, wait_until};
 
 use crate::service::START;
@@ -124,13 +124,6 @@ fn ensure_nothing_left(hosts: &[&Host]) -> Result<()> {
     Ok(())
 }
 
-/// How many peers the host's daemon has a session with.
-fn n_connected(host: &Host) -> Result<usize> {
-    let status = status(host)?;
-    let peers = status["peers"].as_array().context("the status lists peers")?;
-    Ok(peers.iter().filter(|peer| peer["state"] == "connected").count())
-}
-
 /// Waits until the hosts' daemons have sessions with that many peers each; prints how long that took.
 fn wait_peers(hosts: &[&Host], n: usize) -> Result<Duration> {
     let since = Instant::now();
@@ -148,6 +141,14 @@ fn wait_peers(hosts: &[&Host], n: usize) -> Result<Duration> {
 fn create_network(manager: &Host, name: &str) -> Result<()> {
     let driver = format!("--driver={DRIVER}");
     manager.docker(["network", "create", &driver, "--attachable", name]).map(drop)
+}
+
+/// Creates a service with a task on every active node.
+fn create_global_service(manager: &Host, network: &str, name: &str) -> Result<()> {
+    let (on, named) = (format!("--network={network}"), format!("--name={name}"));
+    let create =
+        ["service", "create", "--quiet", "--no-resolve-image", "--mode=global", &on, &named, BUSYBOX];
+    manager.docker(create).map(drop)
 }
 
 /// Removes a service and a network, once the swarm lets go of it.
@@ -179,10 +180,7 @@ pub(crate) fn dockerd_restarted(cluster: &Cluster) -> Result<()> {
     let network = cluster.unique("net");
     create_network(cluster.manager(), &network)?;
     let service = cluster.unique("svc");
-    let on = format!("--network={network}");
-    let create =
-        ["service", "create", "--quiet", "--no-resolve-image", "--mode=global", "--name", &service, &on];
-    cluster.manager().docker(create.iter().chain(&[BUSYBOX]))?;
+    create_global_service(cluster.manager(), &network, &service)?;
     for (host, how) in [
         (cluster.worker(), "stopped"),
         (cluster.worker(), "killed"),
@@ -211,9 +209,7 @@ pub(crate) fn network_removed_while_a_host_is_down(cluster: &Cluster) -> Result<
     let network = cluster.unique("net");
     create_network(manager, &network)?;
     let service = cluster.unique("svc");
-    let (on, named) = (format!("--network={network}"), format!("--name={service}"));
-    let create = ["service", "create", "--quiet", "--no-resolve-image", "--mode=global", &on, &named];
-    manager.docker(create.iter().chain(&[BUSYBOX]))?;
+    create_global_service(manager, &network, &service)?;
     let members = [Member::task(manager, &service)?, Member::task(worker, &service)?];
     wait_healed("before", &members)?;
     worker.kill_dockerd()?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use weft_e2e::{SETTLE, ping_losses, status};
+use weft_e2e::{SETTLE, n_connected, ping_losses, status};
 use weft_lab::{Background, Engine, Host, Weft, extracted_library, wait_until};
 
 use super::{Member, all, ensure_unique_addresses, local, wait_healed, wait_peers};
@@ -92,7 +92,7 @@ pub(crate) fn clock_jumps(engine: Engine, weft: &Weft) -> Result<()> {
         Duration::from_millis(stamp) > now + Duration::from_secs(3500),
         "weft does not see the clock that was set"
     );
-    wait_until("the peer to be out", SETTLE, || Ok(super::n_connected(hosts[0])? == 0))?;
+    wait_until("the peer to be out", SETTLE, || Ok(n_connected(hosts[0])? == 0))?;
     set_clock(hosts[0], -HOUR)?;
     hosts[0].run(["weft", "allow", "host2"])?;
     wait_peers(&hosts, 1)?;

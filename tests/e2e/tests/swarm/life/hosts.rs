@@ -5,33 +5,16 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use weft_e2e::{Cluster, status};
-use weft_lab::{BUSYBOX, Engine, Host, LabConfig, PLUGIN, Weft, wait_until};
+use weft_lab::{Engine, Host, LabConfig, PLUGIN, Weft, wait_until};
 
 use super::{
-    Member, all, create_network, ensure_nothing_left, ensure_unique_addresses, remove, wait_healed,
-    wait_node, wait_peers,
+    Member, all, create_global_service, create_network, ensure_nothing_left, ensure_unique_addresses, remove,
+    wait_healed, wait_node, wait_peers,
 };
 use crate::service::START;
 
 const NETWORK: &str = "net";
 const SERVICE: &str = "web";
-
-/// A service with a task on every active node.
-fn create_service(manager: &Host) -> Result<()> {
-    let on = format!("--network={NETWORK}");
-    let create = [
-        "service",
-        "create",
-        "--quiet",
-        "--no-resolve-image",
-        "--mode=global",
-        "--name",
-        SERVICE,
-        &on,
-        BUSYBOX,
-    ];
-    manager.docker(create).map(drop)
-}
 
 fn members<'a>(hosts: &[&'a Host]) -> Result<Vec<Member<'a>>> {
     hosts.iter().map(|host| Member::task(host, SERVICE)).collect()
@@ -42,7 +25,7 @@ fn members<'a>(hosts: &[&'a Host]) -> Result<Vec<Member<'a>>> {
 pub(crate) fn host_rebooted(engine: Engine, weft: &Weft) -> Result<()> {
     let mut cluster = Cluster::with(LabConfig::new("reboot", engine, 2), weft)?;
     create_network(cluster.manager(), NETWORK)?;
-    create_service(cluster.manager())?;
+    create_global_service(cluster.manager(), NETWORK, SERVICE)?;
     wait_healed("before", &members(&all(&cluster.lab))?)?;
     let first = status(cluster.worker())?["peer_id"].clone();
 
@@ -92,7 +75,7 @@ fn peer<'a>(status: &'a Value, id: &Value) -> Option<&'a Value> {
 pub(crate) fn node_drained_left_removed_replaced(engine: Engine, weft: &Weft) -> Result<()> {
     let mut cluster = Cluster::with(LabConfig::new("nodes", engine, 3), weft)?;
     create_network(cluster.manager(), NETWORK)?;
-    create_service(cluster.manager())?;
+    create_global_service(cluster.manager(), NETWORK, SERVICE)?;
     wait_healed("before", &members(&all(&cluster.lab))?)?;
 
     let [manager, worker, third] = cluster.lab.hosts() else { unreachable!("three hosts") };

@@ -7,7 +7,8 @@ use weft_e2e::{Cluster, status};
 use weft_lab::{Engine, LabConfig, PLUGIN, SECRET, Weft, wait_until};
 
 use super::{
-    HEAL, Member, create_network, ensure_nothing_left, ensure_unique_addresses, remove, wait_healed,
+    HEAL, Member, create_global_service, create_network, ensure_nothing_left, ensure_unique_addresses,
+    remove, wait_healed,
 };
 use crate::service::{START, wait_for_state};
 
@@ -60,16 +61,7 @@ pub(crate) fn docker_socket_withheld(engine: Engine, weft: &Weft) -> Result<()> 
     lab.wait_for_plugin_on_nodes()?;
     let (manager, worker) = (lab.host(0), lab.host(1));
     create_network(manager, "net")?;
-    let create = [
-        "service",
-        "create",
-        "--quiet",
-        "--no-resolve-image",
-        "--mode=global",
-        "--network=net",
-        "--name=web",
-    ];
-    manager.docker(create.iter().chain(&[weft_lab::BUSYBOX]))?;
+    create_global_service(manager, "net", "web")?;
     let members = [Member::task(manager, "web")?, Member::task(worker, "web")?];
     wait_healed("without dockerd's socket", &members)?;
     for host in [manager, worker] {
