@@ -12,6 +12,7 @@ use crate::admission::Verdict;
 use crate::control::Control;
 use crate::node::{Event, MAX_PEERS, Node};
 use crate::peer::Peer;
+use crate::status::SAME_KEY_HOLD;
 
 /// Key of the record in which a peer says which secrets it has, the preferred one first.
 const SECRETS_KEY: &[u8] = b"secrets";
@@ -143,6 +144,8 @@ impl Node {
                 self.events.push_back(Event::DuplicateAddress { network, address, keeper, loser });
             }
             MeshEvent::SameKeyTwice { peer, names } => {
+                // What was found long ago is forgotten, so that its names take no room of those found now.
+                self.same_keys.retain(|_, (_, last)| now < *last + SAME_KEY_HOLD);
                 let (all, last) = self.same_keys.entry(peer).or_insert_with(|| (BTreeSet::new(), now));
                 // A member that lies has as many as it likes.
                 let n_room = MAX_SAME_KEY_NAMES.saturating_sub(all.len());

@@ -17,7 +17,7 @@ use crate::peer::Dial;
 const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// A key with which two hosts run is found out anew within a minute or so, over and over.
-const SAME_KEY_HOLD: Duration = Duration::from_secs(300);
+pub(crate) const SAME_KEY_HOLD: Duration = Duration::from_secs(300);
 
 /// How it stands with a peer or an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -48,7 +48,7 @@ pub(crate) fn up(engine: Engine) -> Result<()> {
     if weft_lab::remove_staying(KIND)? > 0 {
         progress.step("took the earlier demo down");
     }
-    progress.step("building the release of weft");
+    progress.step("building weft");
     let program = plugin::build_quick()?;
     let plugin_dir = cargo::target_dir()?.join("plugin");
     progress.step("making the managed plugin");
