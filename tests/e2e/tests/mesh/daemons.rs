@@ -17,6 +17,11 @@ pub(crate) fn start_all(lab: &Lab, weft: &Weft, n_seeds: usize) -> Result<Vec<Ba
 /// Starts a daemon on a host that has program and secret, with more settings.
 pub(crate) fn start(lab: &Lab, host: &Host, n_seeds: usize, settings: &[&str]) -> Result<Background> {
     let peers: Vec<String> = lab.hosts().iter().take(n_seeds).map(|host| host.ipv4().to_string()).collect();
+    start_with(host, &peers, settings)
+}
+
+/// Starts a daemon with these addresses as PEERS.
+pub(crate) fn start_with(host: &Host, peers: &[String], settings: &[&str]) -> Result<Background> {
     let peers = format!("PEERS={}", peers.join(","));
     host.spawn("weft", ["env", &peers].iter().chain(settings).chain(&["weft", "run"]))
 }

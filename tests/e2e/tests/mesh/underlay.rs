@@ -1,10 +1,16 @@
-//! Hosts that have IPv6 alone.
+//! Hosts that have one family of addresses alone.
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use weft_e2e::{Cluster, SETTLE};
-use weft_lab::{Engine, LabConfig, Weft, wait_until};
+use weft_lab::{BUSYBOX, Engine, Host, Lab, LabConfig, Weft, wait_until};
 
-use crate::path_mtu::{End, passes, peer};
+use crate::{
+    daemons::{ensure_connected, start_with},
+    path_mtu::{End, passes, peer},
+};
+
+/// What IPv6, UDP, the outer and inner header, Ethernet and the tag take.
+const OVERHEAD: u64 = 102;
 
 pub(crate) fn underlay_v6_only(engine: Engine, weft: &Weft) -> Result<()> {
     let mut config = LabConfig::new("v6only", engine, 2);
@@ -23,41 +29,86 @@ pub(crate) fn underlay_v6_only(engine: Engine, weft: &Weft) -> Result<()> {
             Ok(true)
         })?;
     }
-    // The address manager of newer engines fails for IPv6 in a swarm, on Docker's own networks too.
-    let dual_stack: &[&str] = match engine {
-        Engine::Bookworm => &["--ipv6", "--subnet=10.203.0.0/24", "--subnet=fd99:203::/64"],
-        _ => &[],
-    };
-    let network = cluster.network(dual_stack)?;
+    let network = cluster.network(&[])?;
     let mut ends: Vec<End<'_>> = Vec::new();
-    let mut v6 = None;
     for host in hosts {
         let container = network.run(host, &[])?;
-        let addresses = host.exec(&container, "hostname -i")?;
-        let v4 = addresses.split_whitespace().find(|address| !address.contains(':'));
-        ends.push((host, container, v4.context("a container has an IPv4 address")?.to_owned()));
-        let global = host.exec(&ends[ends.len() - 1].1, "ip -6 -o address show dev eth0 scope global")?;
-        let address = global.split_whitespace().find(|word| word.contains(':') && word.contains('/'));
-        v6 = address.and_then(|address| address.split_once('/')).map(|(address, _)| address.to_owned());
+        let address = host.exec(&container, "hostname -i")?;
+        ends.push((host, container, address));
     }
     let capture = cluster.lab.capture(cluster.worker(), "udp port 6783")?;
     passes(&ends[0], &ends[1])?;
     passes(&ends[1], &ends[0])?;
-    ensure!(v6.is_some() != dual_stack.is_empty(), "the container's IPv6 address: {v6:?}");
-    if let Some(address) = v6 {
-        wait_until("an answer over IPv6", SETTLE, || {
-            ends[0].0.exec(&ends[0].1, &format!("ping -6 -c1 -W1 -s 10000 {address}")).map(|_| true)
-        })?;
-    }
     let wire = capture.stop()?;
     ensure!(wire.count("ip6")? > 0 && wire.count("ip")? == 0, "the datagrams are not IPv6");
     for (host, other) in [(hosts[0], "host2"), (hosts[1], "host1")] {
         wait_until("the whole path", SETTLE, || {
             let peer = peer(host, other)?;
-            // 1500 less 102.
-            ensure!(peer["path_mtu"] == 1398, "{peer}");
+            ensure!(peer["path_mtu"] == 1500 - OVERHEAD, "{peer}");
             Ok(true)
         })?;
     }
     network.remove()
+}
+
+/// A host with IPv4 alone and one with IPv6 alone reach each other by one that has both, and so do their containers over
+/// either family.
+pub(crate) fn underlay_mixed(engine: Engine, weft: &Weft) -> Result<()> {
+    let mut config = LabConfig::new("mixed", engine, 3);
+    config.ipv6 = true;
+    let lab = Lab::start(config)?;
+    let [old, both, new] = lab.hosts() else { unreachable!("the lab has three hosts") };
+    old.run_in_network(["ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"])?;
+    new.run_in_network(["ip", "-4", "address", "flush", "dev", "eth0"])?;
+    weft.make_secret(&lab, "cluster")?;
+    let mut daemons = Vec::new();
+    for (host, seed) in
+        [(old, both.ipv4().to_string()), (both, String::new()), (new, both.underlay().to_string())]
+    {
+        weft.install_program(host)?;
+        daemons.push(start_with(host, &[seed], &[])?);
+    }
+    for host in lab.hosts() {
+        wait_until("all peers", SETTLE, || ensure_connected(host, 2).map(|()| true))?;
+    }
+    let ends: Vec<(End<'_>, String)> =
+        lab.hosts().iter().zip(11..).map(|(host, last)| run_dual_stack(host, last)).collect::<Result<_>>()?;
+    for (from, _) in &ends {
+        for (to, v6) in &ends {
+            if from.1 == to.1 {
+                continue;
+            }
+            // It goes there and back.
+            if from.2 < to.2 {
+                passes(from, to)?;
+            }
+            // Each direction loses one to the packet-too-big that tells how long they may be.
+            wait_until("an answer over IPv6", SETTLE, || {
+                from.0.exec(&from.1, &format!("ping -6 -c1 -W1 -s 10000 {v6}")).map(|_| true)
+            })?;
+            let name = from.0.exec(&from.1, &format!("timeout 5 wget -qO- http://[{v6}]/"))?;
+            ensure!(name == to.1, "{name} answers at {v6} of {}", to.1);
+        }
+    }
+    for (host, name) in [(old, "host3"), (new, "host1")] {
+        let peer = peer(host, name)?;
+        ensure!(peer["path"] == "relay" && peer["via"] == "host2", "{peer}");
+    }
+    for (host, name, is_v6) in [(old, "host2", false), (new, "host2", true)] {
+        let peer = peer(host, name)?;
+        let address = peer["address"].as_str().unwrap_or_default();
+        ensure!(peer["path"] == "direct" && address.starts_with('[') == is_v6, "{peer}");
+    }
+    Ok(())
+}
+
+/// Creates the host's network and a container on it, named as it names itself; returns it and its IPv6 address.
+fn run_dual_stack(host: &Host, last: u8) -> Result<(End<'_>, String)> {
+    let (v4, v6) = (format!("10.203.0.{last}"), format!("fd99:203::{last}"));
+    let subnets = ["--ipv6", "--subnet=10.203.0.0/24", "--subnet=fd99:203::/64"];
+    let create = ["network", "create", "--driver=weft", "--opt=weft.id=net"];
+    host.docker(create.iter().chain(&subnets).chain(&["net"]))?;
+    let (ip, ip6) = (format!("--ip={v4}"), format!("--ip6={v6}"));
+    let id = host.docker(["run", "--detach", "--network=net", &ip, &ip6, BUSYBOX])?;
+    Ok(((host, id[..12].to_owned(), v4), v6))
 }
