@@ -3,13 +3,15 @@
 //! One redb file, mode 0600, committed with fsync before a call of dockerd is answered. redb's commits are atomic, so
 //! a power loss leaves the state before or after a call, never between.
 
-use std::fs::OpenOptions;
-use std::io;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_driver::{EndpointRecord, NetworkRecord};
@@ -122,12 +124,10 @@ impl Store {
             .map_err(io)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(io)?;
         drop(file);
-        let opened = std::panic::catch_unwind(|| Self::open_file(&path));
         // redb panics at some damage inside its pages.
-        opened.unwrap_or_else(|_| {
-            let source = Box::new(redb::Error::Corrupted("its pages contradict each other".to_owned()));
-            Err(OpenError::Damaged { path, source })
-        })
+        std::panic::catch_unwind(|| verify(&path))
+            .unwrap_or_else(|_| Err(corrupted(&path, "its pages contradict each other")))?;
+        Self::open_file(&path)
     }
 
     fn open_file(path: &Path) -> Result<Self, OpenError> {
@@ -423,6 +423,39 @@ impl Store {
     }
 }
 
+/// Whether every page is as its checksum says, found out on a copy: redb mends a file as it opens it, and otherwise comes
+/// upon a damaged page in the middle of some later call, with a panic.
+fn verify(path: &Path) -> Result<(), OpenError> {
+    let io = |error| OpenError::Io { path: path.to_owned(), error };
+    let mut file = File::open(path).map_err(io)?;
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse(path.to_owned()),
+        TryLockError::Error(error) => io(error),
+    })?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    file.read_to_end(&mut bytes).map_err(io)?;
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    let copy = InMemoryBackend::new();
+    copy.set_len(bytes.len() as u64)
+        .and_then(|()| copy.write(0, &bytes))
+        .map_err(|error| io(error.into()))?;
+    // Should it panic, its end is not to be tried, which may panic again.
+    let damaged = |error: redb::DatabaseError| OpenError::Damaged {
+        path: path.to_owned(),
+        source: Box::new(error.into()),
+    };
+    let mut database = ManuallyDrop::new(Database::builder().create_with_backend(copy).map_err(damaged)?);
+    let is_sound = database.check_integrity().map_err(damaged)?;
+    drop(ManuallyDrop::into_inner(database));
+    if is_sound { Ok(()) } else { Err(corrupted(path, "its pages are not as their checksums say")) }
+}
+
+fn corrupted(path: &Path, why: &str) -> OpenError {
+    OpenError::Damaged { path: path.to_owned(), source: Box::new(redb::Error::Corrupted(why.to_owned())) }
+}
+
 /// Reads every row, so that damage shows now. Tables are made where one is missing, and only then: a daemon is to start
 /// on a full disk too.
 fn read_all(database: &Database) -> Result<(), redb::Error> {
@@ -489,5 +522,29 @@ mod tests {
         assert!(matches!(error, OpenError::Damaged { .. }), "{error:?}");
         assert!(error.to_string().contains("restore it from a backup"), "{error}");
         assert_eq!(std::fs::read(&path).unwrap(), b"not a database at all, but long enough to look at");
+    }
+
+    #[test]
+    fn no_byte_changes_unnoticed_where_there_is_something() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.redb");
+        let key = Store::open(dir.path()).unwrap().identity().unwrap().peer_id();
+        let sound = std::fs::read(&path).unwrap();
+        // The head of the file has what redb needs of it twice, and pages begin after it.
+        let filled: Vec<usize> = (4096..sound.len()).filter(|at| sound[*at] != 0).collect();
+        assert!(filled.len() > 100, "{}", filled.len());
+        for at in filled.into_iter().step_by(29) {
+            let mut damaged = sound.clone();
+            damaged[at] ^= 0x10;
+            std::fs::write(&path, &damaged).unwrap();
+            match Store::open(dir.path()) {
+                Err(OpenError::Damaged { .. }) => assert_eq!(std::fs::read(&path).unwrap(), damaged, "{at}"),
+                Err(other) => panic!("byte {at}: {other}"),
+                // Of a page that is no longer in use.
+                Ok(store) => assert_eq!(store.identity().unwrap().peer_id(), key, "{at}"),
+            }
+        }
+        std::fs::write(&path, &sound).unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap().identity().unwrap().peer_id(), key);
     }
 }

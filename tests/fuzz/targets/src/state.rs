@@ -138,8 +138,7 @@ struct Patch {
     bytes: Bytes,
 }
 
-/// A state file whose bytes are not what was written. It is opened and read, or refused, within bounds. redb itself
-/// panics at some damage inside its pages: that ends a daemon with a message and is no matter here.
+/// A state file whose bytes are not what was written. It is refused, or opened and then read and written without a panic.
 pub fn state_file(bytes: &[u8]) {
     let Ok(Damage { cut_at, patches }) = Damage::arbitrary_take_rest(Unstructured::new(bytes)) else {
         return;
@@ -157,10 +156,10 @@ pub fn state_file(bytes: &[u8]) {
     }
     let dir = dir();
     fs::write(file(&dir), &state).expect("there is room for a state file");
-    redb_panic::tolerated(|| match Store::open(dir.path()) {
+    match redb_panic::tolerated(|| Store::open(dir.path())) {
         Ok(store) => {
             let _ = read(&store);
         }
         Err(error) => assert!(!error.to_string().is_empty()),
-    });
+    }
 }

@@ -6,7 +6,6 @@ use std::sync::Once;
 
 thread_local! {
     static WATCHED: Cell<bool> = const { Cell::new(false) };
-    static HAPPENED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The fuzzers' hook ends the process at any panic, so redb's must not get there.
@@ -14,25 +13,18 @@ fn install() {
     let other = take_hook();
     set_hook(Box::new(move |panic| {
         let is_redbs = panic.location().is_some_and(|at| at.file().contains("/redb-"));
-        if WATCHED.get() && is_redbs {
-            HAPPENED.set(true);
-        } else {
+        if !(WATCHED.get() && is_redbs) {
             other(panic);
         }
     }));
 }
 
-/// Runs `f`; a panic inside redb is its end, any other goes on.
-pub(super) fn tolerated(f: impl FnOnce()) {
+/// Runs `f`, which looks after a panic inside redb itself.
+pub(super) fn tolerated<T>(f: impl FnOnce() -> T) -> T {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(install);
     WATCHED.set(true);
-    HAPPENED.set(false);
     let result = catch_unwind(AssertUnwindSafe(f));
     WATCHED.set(false);
-    if let Err(panic) = result
-        && !HAPPENED.get()
-    {
-        resume_unwind(panic);
-    }
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }
