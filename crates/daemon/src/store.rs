@@ -10,8 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use redb::backends::InMemoryBackend;
-use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_driver::{EndpointRecord, NetworkRecord};
@@ -20,6 +19,11 @@ use weft_node::{KnownPeer, Verdict};
 use weft_noise::{ClusterSecret, SecretId};
 use weft_services::VipTable;
 use zeroize::Zeroizing;
+
+#[path = "store/copy.rs"]
+mod copy;
+
+use copy::FileCopy;
 
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
@@ -437,15 +441,12 @@ fn verify(path: &Path) -> Result<(), OpenError> {
     if bytes.is_empty() {
         return Ok(());
     }
-    let copy = InMemoryBackend::new();
-    copy.set_len(bytes.len() as u64)
-        .and_then(|()| copy.write(0, &bytes))
-        .map_err(|error| io(error.into()))?;
-    // Should it panic, its end is not to be tried, which may panic again.
+    let copy = FileCopy::new(bytes);
     let damaged = |error: redb::DatabaseError| OpenError::Damaged {
         path: path.to_owned(),
         source: Box::new(error.into()),
     };
+    // Should it panic, its end is not to be tried, which may panic again.
     let mut database = ManuallyDrop::new(Database::builder().create_with_backend(copy).map_err(damaged)?);
     let is_sound = database.check_integrity().map_err(damaged)?;
     drop(ManuallyDrop::into_inner(database));
