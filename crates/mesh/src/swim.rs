@@ -6,7 +6,8 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::{Duration, Instant};
 
 use foca::{
-    AccumulatingRuntime, Config, Foca, Member, NoCustomBroadcast, OwnedNotification, PostcardCodec, Timer,
+    AccumulatingRuntime, Codec as _, Config, Foca, Header, Member, NoCustomBroadcast, OwnedNotification,
+    PostcardCodec, Timer,
 };
 use rand::rngs::SmallRng;
 
@@ -40,6 +41,51 @@ impl PartialOrd for Due {
 impl Ord for Due {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         (self.at, self.order).cmp(&(other.at, other.order))
+    }
+}
+
+/// A packet of `foca`'s, taken apart: its head as it came, the news of members that it carries, and what follows.
+#[derive(Debug)]
+pub(crate) struct Packet<'a> {
+    pub(crate) head: &'a [u8],
+    pub(crate) members: Vec<Member<SwimId>>,
+    pub(crate) tail: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// Sender and receiver.
+    pub(crate) fn names(packet: &[u8]) -> Option<(SwimId, SwimId)> {
+        let mut rest = packet;
+        let header: Header<SwimId> = PostcardCodec.decode_header(&mut rest).ok()?;
+        Some((header.src, header.dst))
+    }
+
+    /// Takes a packet apart; `None` when it is malformed.
+    pub(crate) fn parse(packet: &'a [u8]) -> Option<Self> {
+        let mut tail = packet;
+        let header: Header<SwimId> = PostcardCodec.decode_header(&mut tail).ok()?;
+        let head = packet.get(..packet.len() - tail.len())?;
+        let mut members = Vec::new();
+        if let Some((n_members, mut rest)) = tail.split_first_chunk::<2>()
+            && header.message != foca::Message::Broadcast
+        {
+            for _ in 0..u16::from_be_bytes(*n_members) {
+                members.push(PostcardCodec.decode_member(&mut rest).ok()?);
+            }
+            tail = rest;
+        }
+        Some(Self { head, members, tail })
+    }
+
+    /// Puts it together again; `None` when a member does not encode, which none that was decoded does.
+    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
+        let mut packet = self.head.to_vec();
+        packet.extend(u16::try_from(self.members.len()).ok()?.to_be_bytes());
+        for member in &self.members {
+            packet = postcard::to_extend(member, packet).ok()?;
+        }
+        packet.extend(self.tail);
+        Some(packet)
     }
 }
 

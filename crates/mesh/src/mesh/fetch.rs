@@ -82,8 +82,18 @@ impl Needs {
 impl Mesh {
     /// `source` has newer records of `owner`.
     pub(super) fn need(&mut self, source: PeerId, scope: Scope, owner: PeerId) {
-        let dropped = self.revoked.contains(&owner) || self.peers.get(&owner).is_some_and(|peer| !peer.up);
-        if dropped
+        if self.peers.get(&owner).is_none_or(|peer| peer.up) {
+            self.need_from(source, scope, owner);
+        }
+    }
+
+    /// `source` says that `owner` is alive in a run of which nothing is known here: then it has records of it.
+    pub(super) fn need_proof(&mut self, source: PeerId, owner: PeerId) {
+        self.need_from(source, Scope::Global, owner);
+    }
+
+    fn need_from(&mut self, source: PeerId, scope: Scope, owner: PeerId) {
+        if self.revoked.contains(&owner)
             || self.needs.waiting.len() >= MAX_NEEDS
             || self.needs.waiting.contains_key(&(scope, owner))
         {

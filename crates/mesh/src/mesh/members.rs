@@ -4,6 +4,7 @@
 //! other half would hold his own neighbours for down. So news of that kind that comes by comparing digests is
 //! disputed first: the peer is asked, it goes on under a new name at once, and nobody sees it go down.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use foca::{Member, OwnedNotification, State};
@@ -13,7 +14,7 @@ use super::{Mesh, Peer};
 use crate::event::{Event, Target};
 use crate::message::Message;
 use crate::record::Scope;
-use crate::swim::Action;
+use crate::swim::{Action, Packet};
 use crate::swim_id::SwimId;
 use crate::tree::hash64;
 
@@ -58,7 +59,12 @@ impl Mesh {
                 }
                 self.disputes.remove(&id.peer);
             }
-            OwnedNotification::Rejoin(_) => self.refresh_own_leaf(),
+            OwnedNotification::Rejoin(id) => {
+                if id.incarnation > self.own.incarnation() {
+                    self.own.set_incarnation(id.incarnation);
+                }
+                self.refresh_own_leaf();
+            }
             OwnedNotification::Active | OwnedNotification::Idle | OwnedNotification::Defunct => {}
         }
     }
@@ -182,6 +188,54 @@ impl Mesh {
         self.members.set(self.me, Some(leaf(self.swim.id())));
     }
 
+    /// Whether the peer itself has borne such a name: it told this one so, or has signed records under it. What others
+    /// say of names beyond these could be anything.
+    fn is_proved(&self, id: &SwimId) -> bool {
+        let known = self.peers.get(&id.peer).and_then(|peer| peer.id.as_ref());
+        known.is_some_and(|known| known.incarnation >= id.incarnation)
+            || self.signed_incarnation(id.peer).is_some_and(|signed| signed >= id.incarnation)
+    }
+
+    fn signed_incarnation(&self, who: PeerId) -> Option<u64> {
+        self.store.current(who, Scope::Global).map(|set| set.origin.incarnation)
+    }
+
+    /// Drops from a packet of membership news what speaks of names that are not proved, and asks for the proof of those
+    /// that are said to be alive. `None` when the packet is malformed.
+    pub(super) fn sift_packet<'a>(&mut self, from: PeerId, packet: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        let Packet { head, members, tail } = Packet::parse(packet)?;
+        let n_members = members.len();
+        let proved: Vec<Member<SwimId>> =
+            members.into_iter().filter(|member| self.sift_member(from, member)).collect();
+        if proved.len() == n_members {
+            return Some(Cow::Borrowed(packet));
+        }
+        Packet { head, members: proved, tail }.encode().map(Cow::Owned)
+    }
+
+    fn sift_member(&mut self, from: PeerId, member: &Member<SwimId>) -> bool {
+        let id = member.id();
+        // What is said of this peer itself it can judge.
+        if id.peer == self.me || self.is_proved(id) {
+            return true;
+        }
+        if member.state() != State::Down {
+            self.need_proof(from, id.peer);
+        }
+        false
+    }
+
+    /// A peer whose records show a run that is not known yet is alive in it, unless they say that it ends.
+    pub(super) fn signed_by(&self, who: PeerId) -> Option<Member<SwimId>> {
+        let signed = self.signed_incarnation(who)?;
+        let known = self.peers.get(&who).and_then(|peer| peer.id.as_ref());
+        if self.revoked.contains(&who) || known.is_some_and(|known| known.incarnation >= signed) {
+            return None;
+        }
+        let info = self.info_of(who).filter(|info| !info.leaving)?;
+        Some(Member::alive(SwimId::new(who, signed, &info.addresses)))
+    }
+
     /// `from` says what it is called. `false` when that is not its own name.
     pub(super) fn introduced(&mut self, from: PeerId, id: SwimId) -> bool {
         if id.peer != from {
@@ -217,7 +271,7 @@ impl Mesh {
         if id.age() < self.swim.id().age() || self.leave_at.is_some() {
             return;
         }
-        if id.incarnation > self.own.incarnation() {
+        if id.incarnation > self.own.incarnation() || id.renewal == u32::MAX {
             self.outrun(id.incarnation, None);
             return;
         }
@@ -281,7 +335,7 @@ impl Mesh {
                 }
                 continue;
             }
-            if self.revoked.contains(&id.peer) {
+            if self.revoked.contains(&id.peer) || !self.sift_member(from, theirs) {
                 continue;
             }
             let known = self.peers.get(&id.peer).and_then(|peer| Some((peer.up, peer.id.clone()?)));

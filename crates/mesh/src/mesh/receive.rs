@@ -8,7 +8,7 @@ use super::Mesh;
 use crate::MAX_MESSAGE_LEN;
 use crate::event::Target;
 use crate::message::{Decoded, Message, decode, encode, encode_swim};
-use crate::swim_id::SwimId;
+use crate::swim::Packet;
 
 impl Mesh {
     /// Takes a message that `from` sent: the caller's session proves that it did.
@@ -40,8 +40,7 @@ impl Mesh {
     }
 
     fn handle_swim(&mut self, from: PeerId, packet: &[u8]) {
-        // The head of foca's header: the sender's name, its count of refutations, the receiver's name.
-        let Ok(((src, _, dst), _)) = postcard::take_from_bytes::<(SwimId, u16, SwimId)>(packet) else {
+        let Some((src, dst)) = Packet::names(packet) else {
             self.counters.n_malformed += 1;
             return;
         };
@@ -53,7 +52,8 @@ impl Mesh {
             // It would wait in vain for an answer under that name.
             self.send(Target::Peer(from), &Message::IAm(self.swim.id().clone()));
         }
-        if !self.swim.handle_data(packet) {
+        let taken = self.sift_packet(from, packet).is_some_and(|packet| self.swim.handle_data(&packet));
+        if !taken {
             self.counters.n_malformed += 1;
         }
         self.drain_swim();

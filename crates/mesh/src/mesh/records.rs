@@ -17,7 +17,7 @@ const MAX_STRANGERS: usize = 4096;
 impl Mesh {
     /// Takes records in and gives back those that were new. `gap`: what is then missing was lost, not delayed.
     pub(super) fn apply_groups(&mut self, from: PeerId, groups: Vec<Group>, gap: bool) -> Vec<Bundle> {
-        let mut fresh = Vec::new();
+        let (mut fresh, mut started) = (Vec::new(), Vec::new());
         for group in groups {
             let Some(owner) = self.checks.owner(&group.key) else {
                 self.counters.n_refused += group.records.len() as u64;
@@ -46,13 +46,20 @@ impl Mesh {
             self.got(from, origin.scope, owner, applied.incomplete, gap);
             if applied.changed {
                 match origin.scope {
-                    Scope::Global => self.refresh_global(owner),
+                    Scope::Global => {
+                        self.refresh_global(owner);
+                        started.extend(self.signed_by(owner));
+                    }
                     Scope::Network(network) => self.refresh_in(owner, network),
                 }
             }
             if !applied.new.is_empty() {
                 fresh.push((origin, live, applied.new));
             }
+        }
+        if !started.is_empty() {
+            self.swim.apply(started);
+            self.drain_swim();
         }
         fresh
     }

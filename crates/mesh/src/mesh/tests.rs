@@ -12,6 +12,8 @@ use crate::keys::IdentityKey;
 use crate::message::{Message, TreeId, decode, encode};
 use crate::record::{Group, Origin, Runs, SignedRecord, live_hash};
 use crate::store::Head;
+use crate::swim::Packet;
+use crate::swim_id::SwimId;
 use crate::{Address, Endpoint};
 
 const NETWORK: NetworkId = NetworkId::from_u48(0x7777);
@@ -211,6 +213,65 @@ fn who_is_called_down_goes_on_under_a_new_name_and_nobody_sees_it_down() {
     for mesh in &mut room.meshes {
         while let Some(event) = mesh.poll_event() {
             assert!(!matches!(event, Event::PeerDown { .. }), "{event:?}");
+        }
+    }
+}
+
+/// What `from` may send to `to` to say this of members, by comparing and as news.
+fn hearsay(room: &Room, from: usize, to: usize, member: &foca::Member<SwimId>) -> [Vec<u8>; 2] {
+    let pair = (room.meshes[from].me, room.meshes[to].me);
+    let mut packets = room.heard.iter().filter(|(from, to, bytes)| (*from, *to) == pair && bytes[0] == 0);
+    let genuine = &packets.next_back().unwrap().2[1..];
+    let forged = Packet { members: vec![member.clone()], ..Packet::parse(genuine).unwrap() };
+    let compared = Message::Members { mask: 0, members: vec![member.clone()], reply: false };
+    [crate::message::encode_swim(&forged.encode().unwrap()), encode(&compared).unwrap()]
+}
+
+#[test]
+fn names_that_no_peer_bore_are_not_believed() {
+    let mut room = Room::new(3);
+    room.meshes[1].events.clear();
+    let liar = room.meshes[2].me;
+    let name = room.meshes[0].swim.id().clone();
+    let names = [
+        SwimId { incarnation: 2, ..name.clone() },
+        SwimId { incarnation: u64::MAX, ..name },
+        SwimId::new(PeerId([9; 16]), 5, &[]),
+    ];
+    for name in names {
+        for state in [foca::State::Alive, foca::State::Suspect, foca::State::Down] {
+            for lie in hearsay(&room, 2, 1, &foca::Member::new(name.clone(), 0, state)) {
+                room.meshes[1].handle_message(liar, &lie, room.now);
+            }
+            room.run(Duration::from_secs(5));
+        }
+    }
+    assert_eq!(room.meshes[1].counters().n_malformed, 0);
+    let events: Vec<Event> = std::iter::from_fn(|| room.meshes[1].poll_event()).collect();
+    assert!(events.is_empty(), "{events:?}");
+    assert!(room.meshes.iter().all(|mesh| mesh.alive().len() == 2 && mesh.incarnation() == 1));
+    assert!(room.meshes[1].peers.len() == 2);
+}
+
+#[test]
+fn who_is_called_down_under_the_last_name_of_a_run_signs_another_run() {
+    for is_told in [false, true] {
+        let mut room = Room::new(3);
+        room.meshes.iter_mut().for_each(|mesh| mesh.events.clear());
+        let (owner, liar) = (room.meshes[0].me, room.meshes[2].me);
+        let last = SwimId { renewal: u32::MAX, ..room.meshes[0].swim.id().clone() };
+        let lies = hearsay(&room, 2, 1, &foca::Member::down(last.clone()));
+        if is_told {
+            say(&mut room, 2, 0, &Message::YouAreDown(last));
+        }
+        for lie in lies {
+            room.meshes[1].handle_message(liar, &lie, room.now);
+        }
+        room.run(Duration::from_secs(5));
+        for other in [1, 2] {
+            assert_eq!(room.meshes[other].peer(owner).unwrap().incarnation, Some(2));
+            assert!(room.meshes[other].is_up(owner));
+            assert_eq!(room.meshes[other].store.head(owner, Scope::Global).incarnation, 2);
         }
     }
 }

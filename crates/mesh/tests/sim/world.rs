@@ -415,6 +415,9 @@ impl World {
                 assert!(*newest <= state, "host {i}: {state} of {peer} after {newest} (seed {})", self.seed);
                 *newest = state;
             }
+            Event::PeerUp { peer } => {
+                assert!(self.by_id.contains_key(peer), "host {i} believes in {peer} (seed {})", self.seed);
+            }
             Event::PeerDown { peer } => {
                 let lives = self.by_id.get(peer).is_some_and(|other| self.nodes[*other].mesh.is_some());
                 if self.judge_downs && lives {
