@@ -1,6 +1,7 @@
 //! Two of three hosts do not reach each other.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
 use weft_e2e::{Cluster, SETTLE};
 use weft_lab::{Engine, LabConfig, Weft, wait_until};
 
@@ -50,6 +51,13 @@ pub(crate) fn relay(engine: Engine, weft: &Weft) -> Result<()> {
     let wire = capture.stop()?;
     ensure!(wire.count("udp port 6783")? >= 6, "the traffic does not pass the third host");
     ensure!(!wire.contains(canary.as_bytes()), "the canary is readable at the third host's");
+
+    let text = pair[0].run(["weft", "bench", "host2", "--time", "0.5", "--rate", "20M", "--json"])?;
+    let bench: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
+    ensure!(bench["path"] == "relay" && bench["via"] == "host3", "{bench}");
+    for way in ["to", "from"] {
+        ensure!(bench[way]["n_received"].as_u64() > Some(100), "{way}: {bench}");
+    }
 
     for host in pair {
         host.run_in_network(["nft", "delete", "table", "ip", "cut"])?;

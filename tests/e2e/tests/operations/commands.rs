@@ -81,7 +81,25 @@ pub(crate) fn routes_and_rates(cluster: &Cluster) -> Result<()> {
     });
     flood.signal("INT")?;
     rates?;
+    top_on_a_terminal(host)?;
     network.remove()
+}
+
+/// On a terminal rates are shown again and again, on a screen of their own that is left at the end.
+fn top_on_a_terminal(host: &Host) -> Result<()> {
+    let line = "weft top --interval 0.2";
+    let top = host.spawn("top", ["script", "--quiet", "--return", "--command", line, "/dev/null"])?;
+    wait_until("rates on a terminal", SETTLE, || Ok(top.text()?.matches("PEERS").count() >= 3))?;
+    // Not to `script`, which would not hand it on.
+    host.sh(&format!(
+        "for process in /proc/[0-9]*; do \
+             [ \"$(tr '\\0' ' ' < $process/cmdline)\" != '{line} ' ] || kill -INT ${{process#/proc/}}; \
+         done"
+    ))?;
+    let screen = top.wait(SETTLE)?;
+    let (enter, leave) = ("\x1b[?1049h", "\x1b[?1049l");
+    ensure!(screen.find(enter) < screen.find("PEERS") && screen.trim_end().ends_with(leave), "{screen:?}");
+    Ok(())
 }
 
 pub(crate) fn mtu_of_a_path(cluster: &Cluster) -> Result<()> {
