@@ -325,11 +325,12 @@ pub(crate) fn peer_status(peer: &PeerReport, view: &NodeView, port: u16) -> Peer
             PathState::Cut | PathState::NoAnswer => PeerState::Down,
         },
         address: peer.address,
-        path: match peer.state {
+        // Who is alive need not have been spoken to.
+        path: peer.session_age.and(match peer.state {
             PathState::Up => Some(PathKind::Direct),
             PathState::Relayed => Some(PathKind::Relay),
-            _ => None,
-        },
+            PathState::Cut | PathState::Connecting | PathState::NoAnswer => None,
+        }),
         via: peer.via.clone(),
         rtt_us: peer.rtt.and_then(|rtt| rtt.as_micros().try_into().ok()),
         same_secret: peer.same_secret,

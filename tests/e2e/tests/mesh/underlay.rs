@@ -70,6 +70,11 @@ pub(crate) fn underlay_mixed(engine: Engine, weft: &Weft) -> Result<()> {
     }
     for host in lab.hosts() {
         wait_until("all peers", SETTLE, || ensure_connected(host, 2).map(|()| true))?;
+        // They know each other by the one between; there is a way once there is a session.
+        for name in lab.hosts().iter().map(Host::name).filter(|name| *name != host.name()) {
+            let peer = peer(host, name)?;
+            ensure!(peer["path"].is_null() == peer["session_age_s"].is_null(), "{peer}");
+        }
     }
     let ends: Vec<(End<'_>, String)> =
         lab.hosts().iter().zip(11..).map(|(host, last)| run_dual_stack(host, last)).collect::<Result<_>>()?;
