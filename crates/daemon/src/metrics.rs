@@ -58,6 +58,8 @@ impl DriverCalls {
 pub(crate) struct Process {
     /// Bytes of memory in use.
     resident_len: Option<u64>,
+    /// Bytes that are allocated, with what threads keep for themselves.
+    heap_len: Option<u64>,
     /// Time on processors.
     cpu: Option<Duration>,
     /// Open files.
@@ -71,6 +73,7 @@ impl Process {
         let n_fds = std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
         Self {
             resident_len: read("status").and_then(|text| resident_len(&text)),
+            heap_len: weft_sys::heap::in_use_len(),
             cpu: read("stat").and_then(|text| cpu(&text)),
             n_fds,
         }
@@ -99,6 +102,8 @@ pub(crate) fn render(status: &Status, calls: &DriverCalls, process: &Process) ->
     peers(&mut page, status);
     traffic(&mut page, status);
     driver(&mut page, calls);
+    let help = "Memory that is allocated, with what threads keep for themselves.";
+    page.value("weft_heap_bytes", Kind::Gauge, help, process.heap_len);
     page.value("process_resident_memory_bytes", Kind::Gauge, "Memory in use.", process.resident_len);
     let cpu = process.cpu.map(|cpu| cpu.as_secs_f64());
     page.value("process_cpu_seconds_total", Kind::Counter, "Time on processors.", cpu);

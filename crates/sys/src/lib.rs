@@ -7,6 +7,7 @@
 //! All sizes are bytes. Errors are those of the system calls, as [`std::io::Error`]; the calls that set something up
 //! undo nothing by hand, because every descriptor they opened closes with its owner.
 
+pub mod heap;
 mod iovec;
 pub mod netns;
 mod poll;

@@ -162,6 +162,6 @@ fn the_kernels_words_are_read() {
     assert_eq!(resident_len("Name:\tweft\nVmRSS:\t   12 kB\n"), Some(12_288));
     let stat = "7 (we ) ft) S 1 2 3 4 5 6 7 8 9 10 150 50 0 0 20 0 8 0 100";
     assert_eq!(cpu(stat), Some(Duration::from_secs(2)));
-    let Process { resident_len, cpu, n_fds } = Process::now();
-    assert!(resident_len > Some(0) && cpu.is_some() && n_fds > Some(0));
+    let Process { resident_len, heap_len, cpu, n_fds } = Process::now();
+    assert!(resident_len > Some(0) && heap_len != Some(0) && cpu.is_some() && n_fds > Some(0));
 }
