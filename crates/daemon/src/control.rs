@@ -22,6 +22,7 @@ use weft_wire::{NetworkId, PeerId};
 
 use crate::core::{Core, Running, Topology};
 use crate::run::{has_secret_file, secrets};
+use crate::store::Changes;
 
 /// What can be wrong with a peer that does not answer. Strangers get no answer, so it cannot be known which it is.
 fn no_answer(port: u16) -> String {
@@ -191,10 +192,11 @@ impl Control for Controls {
                 (parsed, false)
             }
         };
-        let written = new.clone();
-        core.write(move |store| store.set_secrets(&[written]))
-            .await
-            .map_err(|error| ControlError::Failed(error.into()))?;
+        let keep = |changes: &mut Changes| {
+            changes.set_secrets(std::slice::from_ref(&new));
+            Ok(())
+        };
+        core.write(keep).await.map_err(|error| ControlError::Failed(error.into()))?;
         let fingerprint = new.fingerprint();
         info!(%fingerprint, "cluster secret set");
         core.retry.notify_one();

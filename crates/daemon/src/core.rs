@@ -18,7 +18,7 @@ use weft_wire::{AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_UNDERLAY_MT
 use crate::metrics::DriverCalls;
 use crate::node_task::NodeHandle;
 use crate::settings::{PeerAddress, Settings};
-use crate::store::{Store, StoreError};
+use crate::store::{Changes, Store, StoreError};
 
 /// Links of a network without endpoints are removed after this long. dockerd deletes a network when its last
 /// container is gone, but not one whose containers died with dockerd.
@@ -91,6 +91,8 @@ pub(crate) struct Endpoint {
     pub(crate) unclaimed_since: Option<Instant>,
     /// Held by the call that makes its links, until it ends one way or the other. It has none before.
     pub(crate) making: Weak<()>,
+    /// This run of the daemon has made its links.
+    pub(crate) is_linked: bool,
 }
 
 /// Everything that Docker asked for, by Docker's ids.
@@ -183,7 +185,7 @@ impl Core {
             topology.networks.insert(network.record.network.network_id.clone(), network);
         }
         for record in store.endpoints()? {
-            let endpoint = Endpoint { record, unclaimed_since: None, making: Weak::new() };
+            let endpoint = Endpoint { record, unclaimed_since: None, making: Weak::new(), is_linked: false };
             topology.endpoints.insert(endpoint.record.endpoint.endpoint_id.clone(), endpoint);
         }
         Ok(Self {
@@ -323,16 +325,14 @@ impl Core {
         }
     }
 
-    /// Runs a write to the state file where it may block.
-    pub(crate) async fn write<T: Send + 'static>(
+    /// Makes changes of the state file; they are on the disk when this returns.
+    pub(crate) async fn write(
         &self,
-        f: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, BackendError> {
-        let store = Arc::clone(&self.store);
-        match tokio::task::spawn_blocking(move || f(&store)).await {
-            Ok(result) => result.map_err(failed),
-            Err(error) => Err(failed(error)),
-        }
+        f: impl FnOnce(&mut Changes) -> Result<(), StoreError>,
+    ) -> Result<(), BackendError> {
+        let mut changes = Changes::default();
+        f(&mut changes).map_err(failed)?;
+        self.store.write(changes).await.map_err(failed)
     }
 
     /// The largest MTU that containers can have on this host's underlay.
@@ -437,6 +437,13 @@ impl Core {
         Ok(())
     }
 
+    /// Notes that this run has made the endpoint's links.
+    pub(crate) async fn set_linked(&self, endpoint_id: &str) {
+        if let Some(endpoint) = self.topology.write().await.endpoints.get_mut(endpoint_id) {
+            endpoint.is_linked = true;
+        }
+    }
+
     /// Forgets an endpoint whose container is gone.
     pub(crate) async fn drop_endpoint(
         &self,
@@ -444,10 +451,18 @@ impl Core {
         endpoint_id: &str,
     ) -> Result<(), BackendError> {
         self.disconnect(endpoint_id).await?;
-        let id = endpoint_id.to_owned();
-        self.write(move |store| store.remove_endpoint(&id)).await?;
+        self.forget_record(endpoint_id).await?;
         topology.remove_endpoint(endpoint_id);
         Ok(())
+    }
+
+    /// Takes an endpoint's record out of the state file.
+    pub(crate) async fn forget_record(&self, endpoint_id: &str) -> Result<(), BackendError> {
+        let forget = |changes: &mut Changes| {
+            changes.remove_endpoint(endpoint_id);
+            Ok(())
+        };
+        self.write(forget).await
     }
 
     /// Withdraws the endpoint and removes its links.

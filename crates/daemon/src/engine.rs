@@ -1,7 +1,8 @@
 //! Carries out dockerd's calls.
 //!
-//! Records come first and links second, so that what dockerd takes as done is known after a restart. Endpoints of
-//! different containers are made side by side (the topology is locked for reading); networks one after the other.
+//! dockerd is answered when both records and links are there, so that what it takes as done is known after a restart.
+//! Endpoints of different containers are made side by side (the topology is not locked meanwhile); networks one after the
+//! other.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -74,8 +75,7 @@ impl Backend for Engine {
                     other.record.network.network_id
                 )));
             }
-            let written = record.clone();
-            self.0.write(move |store| store.put_network(&written)).await?;
+            self.0.write(|changes| changes.put_network(&record)).await?;
             // Its links are as the old options asked.
             if let Some(mut old) = topology.networks.remove(&docker_id) {
                 self.0.take_down(&mut old).await?;
@@ -109,8 +109,12 @@ impl Backend for Engine {
         }
         if let Some(network) = topology.networks.get_mut(network_id) {
             self.0.take_down(network).await?;
-            let id = network_id.to_owned();
-            self.0.write(move |store| store.remove_network(&id)).await?;
+            self.0
+                .write(|changes| {
+                    changes.remove_network(network_id);
+                    Ok(())
+                })
+                .await?;
             topology.networks.remove(network_id);
             info!(network = network_id, "network removed");
             drop(topology);
@@ -134,7 +138,12 @@ impl Backend for Engine {
             self.0.bring_up(&running, network).await?;
             network.empty_since = None;
             let up = network.place();
-            let new = Endpoint { record: record.clone(), unclaimed_since: None, making: Weak::new() };
+            let new = Endpoint {
+                record: record.clone(),
+                unclaimed_since: None,
+                making: Weak::new(),
+                is_linked: false,
+            };
             let endpoint = topology.endpoints.entry(endpoint_id.clone()).or_insert(new);
             endpoint.making = Arc::downgrade(&making);
             drop(topology);
@@ -146,18 +155,19 @@ impl Backend for Engine {
         let Some(place) = up else {
             return Err(failed("the network's links were removed meanwhile"));
         };
-        let written = record.clone();
-        let stored = self.0.write(move |store| store.put_endpoint(&written)).await;
-        let made = match stored {
-            Ok(()) => self.0.connect(&running, place, &record).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = made {
+        // Side by side: links without a record are collected, and so is a record without links. dockerd is answered
+        // when there are both.
+        let (stored, made) = tokio::join!(
+            self.0.write(|changes| changes.put_endpoint(&record)),
+            self.0.connect(&running, place, &record)
+        );
+        if let Err(error) = stored.and(made) {
             if let Err(error) = self.forget_endpoint(&endpoint_id).await {
                 warn!(endpoint = %endpoint_id, %error, "half-made endpoint not removed");
             }
             return Err(error);
         }
+        self.0.set_linked(&endpoint_id).await;
         debug!(endpoint = %endpoint_id, network = %network_id, "endpoint created");
         Ok(())
     }
@@ -190,7 +200,7 @@ impl Backend for Engine {
             network_id: request.network_id.clone(),
             endpoint_id: request.endpoint_id.clone(),
         };
-        let (record, place) = {
+        let (record, place, is_linked) = {
             let mut topology = self.0.topology.write().await;
             let network = topology.networks.get(&request.network_id);
             let network = network.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
@@ -203,13 +213,16 @@ impl Backend for Engine {
             endpoint.record.sandbox_key = Some(request.sandbox_key.clone());
             endpoint.record.multicast_route = multicast_route;
             endpoint.unclaimed_since = None;
-            (endpoint.record.clone(), place)
+            (endpoint.record.clone(), place, endpoint.is_linked)
         };
         let place = place.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
-        // Makes sure that the links are there still: the daemon may have been away since CreateEndpoint.
-        self.0.connect(&running, place, &record).await?;
+        if !is_linked {
+            // The daemon was away since CreateEndpoint.
+            self.0.connect(&running, place, &record).await?;
+            self.0.set_linked(&request.endpoint_id).await;
+        }
         let multicast_route = record.multicast_route;
-        self.0.write(move |store| store.put_endpoint(&record)).await?;
+        self.0.write(|changes| changes.put_endpoint(&record)).await?;
         self.0.sandboxes_changed.notify_one();
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
         Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned(), multicast_route })
@@ -224,7 +237,7 @@ impl Backend for Engine {
             endpoint.record.clone()
         };
         self.0.sandboxes_changed.notify_one();
-        self.0.write(move |store| store.put_endpoint(&record)).await
+        self.0.write(|changes| changes.put_endpoint(&record)).await
     }
 
     async fn discover_new(&self, node: NodeDiscovery) -> Result<(), BackendError> {
@@ -252,8 +265,7 @@ impl Engine {
     async fn forget_endpoint(&self, endpoint_id: &str) -> Result<(), BackendError> {
         self.0.disconnect(endpoint_id).await?;
         self.0.topology.write().await.remove_endpoint(endpoint_id);
-        let id = endpoint_id.to_owned();
-        self.0.write(move |store| store.remove_endpoint(&id)).await
+        self.0.forget_record(endpoint_id).await
     }
 }
 

@@ -12,7 +12,7 @@ use weft_dataplane::Snapshot;
 use weft_node::{Event, Node, ServiceView};
 use weft_router::{NodeInput, Router};
 
-use crate::store::{Store, StoreError};
+use crate::store::{Changes, Store, StoreError};
 
 /// Inputs of the router that may wait for the node; more are dropped, and sent again by their peers.
 const MAX_WAITING: usize = 4096;
@@ -248,7 +248,9 @@ async fn drive(
         }
         if node.incarnation() != incarnation {
             incarnation = node.incarnation();
-            write(&keeper, "number of this run", move |store| store.set_incarnation(incarnation)).await;
+            let mut changes = Changes::default();
+            changes.set_incarnation(incarnation);
+            write(&keeper, "number of this run", Ok(changes)).await;
         }
     }
 }
@@ -284,7 +286,9 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
         Event::PeerDown { id, name } => warn!(peer = %name, %id, "peer down: nobody hears it"),
         Event::PeerMoved(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer reached at another address or name");
-            write(keeper, "peer", move |store| store.put_peer(peer)).await;
+            let mut changes = Changes::default();
+            let put = changes.put_peer(peer);
+            write(keeper, "peer", put.map(|()| changes)).await;
         }
         Event::PathChanged { id, name, direct: true } => {
             info!(peer = %name, %id, "peer answers directly again")
@@ -304,43 +308,45 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
         Event::Judged(verdict) => {
             let judgement = verdict.judgement;
             warn!(peer = %verdict.name, id = %verdict.peer, ?judgement, by = %verdict.by, "decision about a peer");
-            write(keeper, "decision about a peer", move |store| store.put_verdict(&verdict)).await;
+            let mut changes = Changes::default();
+            let put = changes.put_verdict(&verdict);
+            write(keeper, "decision about a peer", put.map(|()| changes)).await;
         }
         Event::TokenUsed(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "a host joined by a token");
         }
         Event::Welcome(secret) => {
             info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
-            write(keeper, "secret", move |store| store.set_secrets(&[secret])).await;
+            let mut changes = Changes::default();
+            changes.set_secrets(&[secret]);
+            write(keeper, "secret", Ok(changes)).await;
         }
         Event::Echoed { .. } | Event::Bench { .. } => {}
         other => info!(?other, "node event"),
     }
 }
 
-/// Something to be kept: what it is, and how it is written.
-type Write = (&'static str, Box<dyn FnOnce(&Store) -> Result<(), StoreError> + Send>);
+/// Something to be kept, and what it is.
+type Write = (&'static str, Changes);
 
 /// Hands a write to [`write_all`]. The node does not wait for the disk, which may take long: its peers, which ask whether
 /// it lives, do not either.
-async fn write(
-    keeper: &mpsc::Sender<Write>,
-    what: &'static str,
-    f: impl FnOnce(&Store) -> Result<(), StoreError> + Send + 'static,
-) {
-    if keeper.send((what, Box::new(f))).await.is_err() {
-        warn!("{what} not kept on disk");
+async fn write(keeper: &mpsc::Sender<Write>, what: &'static str, changes: Result<Changes, StoreError>) {
+    match changes {
+        Err(error) => warn!(%error, "{what} not kept on disk"),
+        Ok(changes) => {
+            if keeper.send((what, changes)).await.is_err() {
+                warn!("{what} not kept on disk");
+            }
+        }
     }
 }
 
 /// Writes to the disk in the order that it was told; what fails is said, and known until the daemon ends.
 async fn write_all(store: Arc<Store>, mut writes: mpsc::Receiver<Write>) {
-    while let Some((what, f)) = writes.recv().await {
-        let store = Arc::clone(&store);
-        match tokio::task::spawn_blocking(move || f(&store)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "{what} not kept on disk"),
-            Err(error) => warn!(%error, "{what} not kept on disk"),
+    while let Some((what, changes)) = writes.recv().await {
+        if let Err(error) = store.write(changes).await {
+            warn!(%error, "{what} not kept on disk");
         }
     }
 }

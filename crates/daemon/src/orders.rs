@@ -12,7 +12,6 @@ use weft_noise::{ClusterSecret, SecretId};
 use crate::core::{Core, JoinWish, Running};
 use crate::run::{NO_SECRET, has_secret_file, secrets};
 use crate::settings::PeerAddress;
-use crate::store::{Store, StoreError};
 
 /// What a join token's text begins with, so that it is not taken for a secret.
 const TOKEN_PREFIX: &str = "weft-token-";
@@ -89,9 +88,10 @@ async fn rotation(core: &Core) -> Result<Rotation, ControlError> {
 }
 
 async fn keep(core: &Core, secrets: Vec<ClusterSecret>, added: Option<SecretId>) -> Result<(), ControlError> {
-    core.write(move |store: &Store| -> Result<(), StoreError> {
-        store.set_added_secret(added)?;
-        store.set_secrets(&secrets)
+    core.write(|changes| {
+        changes.set_added_secret(added);
+        changes.set_secrets(&secrets);
+        Ok(())
     })
     .await
     .map_err(failed)?;
@@ -196,11 +196,15 @@ async fn judge(
         weft_api::Judgement::Forgotten => Judgement::Forgotten,
     };
     // What `weft connect` keeps need not be a peer, and is not contacted again after this.
-    let kept = judgement == weft_api::Judgement::Forgotten && {
-        let host = text.clone();
-        core.write(move |store| store.remove_seed(&host)).await.map_err(failed)?
-    };
+    let kept =
+        judgement == weft_api::Judgement::Forgotten && core.store.seeds().map_err(failed)?.contains(&text);
     if kept {
+        core.write(|changes| {
+            changes.remove_seed(&text);
+            Ok(())
+        })
+        .await
+        .map_err(failed)?;
         core.seeds_changed.notify_one();
     }
     let named = text.clone();
@@ -226,7 +230,7 @@ async fn judge(
     let name = judged.as_ref().map_or_else(String::new, |v| format!("{} ({})", v.name, v.peer));
     if let Some(verdict) = judged {
         // The node's task does so as well; the answer promises that it is done.
-        core.write(move |store| store.put_verdict(&verdict)).await.map_err(failed)?;
+        core.write(|changes| changes.put_verdict(&verdict)).await.map_err(failed)?;
     }
     Ok(said(match judgement {
         weft_api::Judgement::Revoked => format!(
@@ -267,8 +271,12 @@ async fn connect(core: &Core, host: &str) -> Result<OrderAnswer, ControlError> {
     if let Err(error) = tokio::net::lookup_host((host.host.as_str(), port)).await {
         return Err(refused(format!("host `{}` is not found: {error}", host.host)));
     }
-    let kept = host.to_string();
-    core.write(move |store| store.put_seed(&kept)).await.map_err(failed)?;
+    core.write(|changes| {
+        changes.put_seed(&host.to_string());
+        Ok(())
+    })
+    .await
+    .map_err(failed)?;
     core.seeds_changed.notify_one();
     info!(%host, "host to contact");
     Ok(said(format!(

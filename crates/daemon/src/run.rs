@@ -24,7 +24,7 @@ use crate::docker;
 use crate::engine::Engine;
 use crate::node_task;
 use crate::settings::{PeerAddress, Settings};
-use crate::store::Store;
+use crate::store::{Changes, Store};
 
 /// How often what cannot start is tried again in a plugin, which cannot just end.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
@@ -298,10 +298,10 @@ async fn join(core: &Arc<Core>, wish: &JoinWish) -> anyhow::Result<ClusterSecret
              is the same, and that the token is neither used nor expired (`weft token` on {host} makes another)"
         )
     })?;
-    let (kept, seed) = (secret.clone(), format!("{}", wish.host));
-    core.write(move |store| {
-        store.set_secrets(&[kept])?;
-        store.put_seed(&seed)
+    core.write(|changes| {
+        changes.set_secrets(std::slice::from_ref(&secret));
+        changes.put_seed(&wish.host.to_string());
+        Ok(())
     })
     .await
     .map_err(|error| anyhow::anyhow!("{error}"))?;
@@ -354,20 +354,23 @@ async fn reconcile(core: &Core) {
 /// Removes what dockerd left behind when it died: endpoints whose container is gone, and networks without endpoints.
 pub(crate) async fn collect_garbage(core: &Core) {
     let now = Instant::now();
-    let mut topology = core.topology.write().await;
     // One whose links are made while they are listed is not in the list, and may be done when it is looked at.
-    let being_made = topology.endpoints.iter().filter(|(_, endpoint)| endpoint.making.strong_count() > 0);
-    let being_made: BTreeSet<String> = being_made.map(|(id, _)| id.clone()).collect();
+    let made: Vec<String> = {
+        let topology = core.topology.read().await;
+        let made = topology.endpoints.iter().filter(|(_, endpoint)| endpoint.making.strong_count() == 0);
+        made.map(|(id, _)| id.clone()).collect()
+    };
+    // It waits for calls that change links, for which dockerd's other calls need not wait.
     let inventory = match core.links.inventory().await {
         Ok(inventory) => inventory,
         Err(error) => return warn!(%error, "links not compared with records"),
     };
-    let known: Vec<String> = topology.endpoints.keys().cloned().collect();
-    for id in known {
+    let mut topology = core.topology.write().await;
+    for id in made {
         let found = inventory.endpoints.iter().find(|f| f.id.0 == id);
         let Some(endpoint) = topology.endpoints.get_mut(&id) else { continue };
         let forgotten = match found {
-            None => !being_made.contains(&id),
+            None => endpoint.making.strong_count() == 0,
             Some(found) if !found.unclaimed => {
                 endpoint.unclaimed_since = None;
                 false
@@ -422,8 +425,11 @@ async fn collect_networks(core: &Core, topology: &mut crate::core::Topology, now
         }
     }
     for docker_id in forgotten {
-        let id = docker_id.clone();
-        match core.write(move |store| store.remove_network(&id)).await {
+        let forget = |changes: &mut Changes| {
+            changes.remove_network(&docker_id);
+            Ok(())
+        };
+        match core.write(forget).await {
             Ok(()) => drop(topology.networks.remove(&docker_id)),
             Err(error) => warn!(network = %docker_id, %error, "network not forgotten"),
         }

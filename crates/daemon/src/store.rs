@@ -1,14 +1,23 @@
 //! What must survive the daemon: its key, the secret, Docker's networks and endpoints, the peers it has met.
 //!
 //! One redb file, mode 0600, committed with fsync before a call of dockerd is answered. redb's commits are atomic, so
-//! a power loss leaves the state before or after a call, never between.
+//! a power loss leaves the state before or after a call, never between. Calls that come while the disk is busy are
+//! committed together.
+
+// With their places, as the fuzzers compile this file in from elsewhere.
+#[path = "store/changes.rs"]
+mod changes;
+#[path = "store/copy.rs"]
+mod copy;
+#[path = "store/writer.rs"]
+mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -20,18 +29,19 @@ use weft_noise::{ClusterSecret, SecretId};
 use weft_services::VipTable;
 use zeroize::Zeroizing;
 
-#[path = "store/copy.rs"]
-mod copy;
-
+pub(crate) use changes::Changes;
 use copy::FileCopy;
+use writer::Writer;
 
-const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
-const NETWORKS: TableDefinition<&str, &[u8]> = TableDefinition::new("networks");
-const ENDPOINTS: TableDefinition<&str, &[u8]> = TableDefinition::new("endpoints");
-const PEERS: TableDefinition<&str, &[u8]> = TableDefinition::new("peers");
-const VERDICTS: TableDefinition<&str, &[u8]> = TableDefinition::new("verdicts");
-const SEEDS: TableDefinition<&str, &[u8]> = TableDefinition::new("seeds");
-const TABLES: [TableDefinition<&str, &[u8]>; 6] = [META, NETWORKS, ENDPOINTS, PEERS, VERDICTS, SEEDS];
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const META: Table = TableDefinition::new("meta");
+const NETWORKS: Table = TableDefinition::new("networks");
+const ENDPOINTS: Table = TableDefinition::new("endpoints");
+const PEERS: Table = TableDefinition::new("peers");
+const VERDICTS: Table = TableDefinition::new("verdicts");
+const SEEDS: Table = TableDefinition::new("seeds");
+const TABLES: [Table; 6] = [META, NETWORKS, ENDPOINTS, PEERS, VERDICTS, SEEDS];
 
 /// The state file cannot be opened. Nothing was changed on the disk.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +93,9 @@ pub(crate) enum StoreError {
     /// A record of an unknown form, from a newer weft.
     #[error("a record in the state file is of an unknown form: {0}")]
     Record(#[from] serde_json::Error),
+    /// redb panicked at what is in the file, or there is a bug.
+    #[error("the state file was not written: weft met a bug in itself, see its log")]
+    Panicked,
 }
 
 /// What an operator can do about it, after the error itself.
@@ -101,40 +114,22 @@ struct StoredPeer {
     address: std::net::SocketAddr,
 }
 
-/// The open state file.
+/// The open state file, and the thread that writes it.
 #[derive(Debug)]
 pub(crate) struct Store {
+    file: Arc<StateFile>,
+    writer: Writer,
+}
+
+#[derive(Debug)]
+struct StateFile {
     path: PathBuf,
     /// None after a read or write failed, until the next call opens the file again: redb takes nothing after a failure.
     database: RwLock<Option<Database>>,
 }
 
-impl Store {
-    /// Opens or makes `dir/state.redb`.
-    ///
-    /// # Errors
-    /// See [`OpenError`]; a damaged file is never replaced.
-    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
-        let path = dir.join("state.redb");
-        let io = |error| OpenError::Io { path: path.clone(), error };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(io)?;
-        file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(io)?;
-        drop(file);
-        // redb panics at some damage inside its pages.
-        std::panic::catch_unwind(|| verify(&path))
-            .unwrap_or_else(|_| Err(corrupted(&path, "its pages contradict each other")))?;
-        Self::open_file(&path)
-    }
-
-    fn open_file(path: &Path) -> Result<Self, OpenError> {
+impl StateFile {
+    fn open(path: &Path) -> Result<Self, OpenError> {
         let path = path.to_owned();
         let database = Database::create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
@@ -175,34 +170,66 @@ impl Store {
         }
     }
 
+    /// Makes all of these changes, or none; those made are on the disk.
+    fn commit<'a>(&self, changes: impl IntoIterator<Item = &'a Changes>) -> Result<(), StoreError> {
+        self.with(|database| changes::commit(database, changes))
+    }
+}
+
+impl Store {
+    /// Opens or makes `dir/state.redb`.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a damaged file is never replaced.
+    pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+        let path = dir.join("state.redb");
+        let io = |error| OpenError::Io { path: path.clone(), error };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io)?;
+        file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(io)?;
+        drop(file);
+        // redb panics at some damage inside its pages.
+        std::panic::catch_unwind(|| verify(&path))
+            .unwrap_or_else(|_| Err(corrupted(&path, "its pages contradict each other")))?;
+        let file = Arc::new(StateFile::open(&path)?);
+        let writer = Writer::new(Arc::clone(&file)).map_err(io)?;
+        Ok(Self { file, writer })
+    }
+
+    /// Makes the changes, after those of earlier calls; they are on the disk when this returns. A caller that does not
+    /// wait for the end loses the answer only.
+    ///
+    /// # Errors
+    /// [`StoreError`]; none of the changes is made then.
+    pub(crate) async fn write(&self, changes: Changes) -> Result<(), StoreError> {
+        let answer = self.writer.hand_over(changes).ok_or(StoreError::Panicked)?;
+        answer.await.unwrap_or(Err(StoreError::Panicked))
+    }
+
+    /// As [`Self::write`], by the calling thread: for the start, which waits for the disk anyway.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) fn write_now(&self, changes: &Changes) -> Result<(), StoreError> {
+        self.file.commit([changes])
+    }
+
     fn get(&self, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        self.with(|database| {
+        self.file.with(|database| {
             let table = database.begin_read()?.open_table(META)?;
             Ok(table.get(key)?.map(|value| Zeroizing::new(value.value().to_vec())))
         })
     }
 
-    fn put(&self, table: TableDefinition<&str, &[u8]>, key: &str, value: &[u8]) -> Result<(), StoreError> {
-        self.with(|database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(table)?.insert(key, value)?;
-            Ok(transaction.commit()?)
-        })
-    }
-
-    fn remove(&self, table: TableDefinition<&str, &[u8]>, key: &str) -> Result<(), StoreError> {
-        self.with(|database| {
-            let transaction = database.begin_write()?;
-            transaction.open_table(table)?.remove(key)?;
-            Ok(transaction.commit()?)
-        })
-    }
-
-    fn list<T: DeserializeOwned>(
-        &self,
-        table: TableDefinition<&str, &[u8]>,
-    ) -> Result<Vec<(String, T)>, StoreError> {
-        let rows = self.with(|database| {
+    fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
+        let rows = self.file.with(|database| {
             let table = database.begin_read()?.open_table(table)?;
             let rows = table.iter()?.map(|row| {
                 let (key, value) = row?;
@@ -225,7 +252,9 @@ impl Store {
         }
         let mut seed = Zeroizing::new([0; 32]);
         rand::Rng::fill_bytes(&mut rand::rng(), &mut *seed);
-        self.put(META, "identity", seed.as_slice())?;
+        let mut changes = Changes::default();
+        changes.set_identity(&seed);
+        self.write_now(&changes)?;
         Ok(IdentityKey::from_seed(&seed))
     }
 
@@ -243,16 +272,10 @@ impl Store {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| d.as_millis().try_into().unwrap_or(0));
         let next = (last + 1).max(clock);
-        self.set_incarnation(next)?;
+        let mut changes = Changes::default();
+        changes.set_incarnation(next);
+        self.write_now(&changes)?;
         Ok(next)
-    }
-
-    /// Keeps the number of this run, when it has grown.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn set_incarnation(&self, incarnation: u64) -> Result<(), StoreError> {
-        self.put(META, "incarnation", &incarnation.to_be_bytes())
     }
 
     /// The secrets that were handed over, the preferred one first; a second one only during a rotation.
@@ -265,19 +288,6 @@ impl Store {
         Ok(lines.filter_map(|line| ClusterSecret::parse(line).ok()).collect())
     }
 
-    /// Keeps the secrets, in place of earlier ones.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn set_secrets(&self, secrets: &[ClusterSecret]) -> Result<(), StoreError> {
-        let mut text = Zeroizing::new(String::with_capacity(65 * secrets.len()));
-        for secret in secrets {
-            text.push_str(&secret.to_text());
-            text.push('\n');
-        }
-        self.put(META, "secret", text.as_bytes())
-    }
-
     /// The secret that the last rotation added.
     ///
     /// # Errors
@@ -285,14 +295,6 @@ impl Store {
     pub(crate) fn added_secret(&self) -> Result<Option<SecretId>, StoreError> {
         let bytes = self.get("added-secret")?;
         Ok(bytes.and_then(|bytes| bytes.as_slice().try_into().ok()).map(SecretId))
-    }
-
-    /// Keeps which secret that was.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn set_added_secret(&self, id: Option<SecretId>) -> Result<(), StoreError> {
-        self.put(META, "added-secret", id.as_ref().map_or(&[][..], |id| &id.0))
     }
 
     /// Operators' decisions about peers.
@@ -303,42 +305,12 @@ impl Store {
         Ok(self.list(VERDICTS)?.into_iter().map(|(_, verdict)| verdict).collect())
     }
 
-    /// Keeps a decision; one to forget a peer forgets it here too.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn put_verdict(&self, verdict: &Verdict) -> Result<(), StoreError> {
-        let peer = verdict.peer.to_string();
-        self.put(VERDICTS, &peer, &serde_json::to_vec(verdict)?)?;
-        if verdict.judgement == weft_node::Judgement::Allowed { Ok(()) } else { self.remove(PEERS, &peer) }
-    }
-
     /// Hosts that were given by `weft join` and `weft connect`.
     ///
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn seeds(&self) -> Result<Vec<String>, StoreError> {
         Ok(self.list::<()>(SEEDS)?.into_iter().map(|(host, ())| host).collect())
-    }
-
-    /// Keeps such a host.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn put_seed(&self, host: &str) -> Result<(), StoreError> {
-        self.put(SEEDS, host, b"null")
-    }
-
-    /// Forgets such a host; whether it was kept.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn remove_seed(&self, host: &str) -> Result<bool, StoreError> {
-        let known = self.seeds()?.iter().any(|kept| kept == host);
-        if known {
-            self.remove(SEEDS, host)?;
-        }
-        Ok(known)
     }
 
     /// What was last known of the swarm's services.
@@ -350,14 +322,6 @@ impl Store {
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?.unwrap_or_default())
     }
 
-    /// Keeps what is known of the swarm's services.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn set_services(&self, table: &VipTable) -> Result<(), StoreError> {
-        self.put(META, "services", &serde_json::to_vec(table)?)
-    }
-
     /// Docker's networks.
     ///
     /// # Errors
@@ -366,44 +330,12 @@ impl Store {
         Ok(self.list(NETWORKS)?.into_iter().map(|(_, record)| record).collect())
     }
 
-    /// Keeps a network.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn put_network(&self, record: &NetworkRecord) -> Result<(), StoreError> {
-        self.put(NETWORKS, &record.network.network_id, &serde_json::to_vec(record)?)
-    }
-
-    /// Forgets a network.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn remove_network(&self, id: &str) -> Result<(), StoreError> {
-        self.remove(NETWORKS, id)
-    }
-
     /// Docker's endpoints.
     ///
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn endpoints(&self) -> Result<Vec<EndpointRecord>, StoreError> {
         Ok(self.list(ENDPOINTS)?.into_iter().map(|(_, record)| record).collect())
-    }
-
-    /// Keeps an endpoint.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
-        self.put(ENDPOINTS, &record.endpoint.endpoint_id, &serde_json::to_vec(record)?)
-    }
-
-    /// Forgets an endpoint.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn remove_endpoint(&self, id: &str) -> Result<(), StoreError> {
-        self.remove(ENDPOINTS, id)
     }
 
     /// Peers that were once connected.
@@ -415,15 +347,6 @@ impl Store {
             Some(KnownPeer { id: id.parse().ok()?, name: peer.name, address: peer.address })
         };
         Ok(self.list(PEERS)?.into_iter().filter_map(known).collect())
-    }
-
-    /// Keeps a peer.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub(crate) fn put_peer(&self, peer: KnownPeer) -> Result<(), StoreError> {
-        let KnownPeer { id, name, address } = peer;
-        self.put(PEERS, &id.to_string(), &serde_json::to_vec(&StoredPeer { name, address })?)
     }
 }
 
@@ -505,6 +428,41 @@ mod tests {
         assert!(store.next_incarnation().unwrap() > first);
         let mode = std::fs::metadata(dir.path().join("state.redb")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+    }
+
+    fn endpoint(n: usize) -> EndpointRecord {
+        let endpoint = weft_driver::CreateEndpoint {
+            network_id: "n1".to_owned(),
+            endpoint_id: format!("{n:064x}"),
+            address: None,
+            address_v6: None,
+            mac: "02:42:0a:00:01:02".parse().unwrap(),
+        };
+        EndpointRecord { endpoint, sandbox_key: None, multicast_route: false }
+    }
+
+    #[tokio::test]
+    async fn what_was_answered_is_in_the_file_though_many_wrote_at_once_and_nobody_closed_it() {
+        const N: usize = 100;
+        let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let store = Store::open(dir.path()).unwrap();
+        let writes = (0..N).map(|n| {
+            let mut changes = Changes::default();
+            changes.put_endpoint(&endpoint(n)).unwrap();
+            // In the same transaction, or a later one: the order counts.
+            changes.put_seed(&format!("host{n}"));
+            store.writer.hand_over(changes).unwrap()
+        });
+        for answer in writes.collect::<Vec<_>>() {
+            answer.await.unwrap().unwrap();
+        }
+        let mut changes = Changes::default();
+        (0..N).for_each(|n| changes.remove_seed(&format!("host{n}")));
+        store.write(changes).await.unwrap();
+        std::fs::copy(dir.path().join("state.redb"), copy.path().join("state.redb")).unwrap();
+        let found = Store::open(copy.path()).unwrap();
+        assert_eq!(found.endpoints().unwrap(), (0..N).map(endpoint).collect::<Vec<_>>());
+        assert_eq!(found.seeds().unwrap(), [""; 0]);
     }
 
     #[test]

@@ -218,8 +218,7 @@ pub(crate) async fn keep(core: &Arc<Core>) {
     while services.changed().await.is_ok() {
         let Some(table) = running.node.call(|node, _| node.known_services().clone()).await else { break };
         if kept.as_ref() != Some(&table) {
-            let written = table.clone();
-            match core.write(move |store| store.set_services(&written)).await {
+            match core.write(|changes| changes.set_services(&table)).await {
                 Ok(()) => kept = Some(table),
                 Err(error) => warn!(%error, "services not kept on disk"),
             }

@@ -222,7 +222,7 @@ pub trait Links: Send + Sync {
     /// Whether this host can check what containers send, as the last call found.
     fn guard_state(&self) -> GuardState;
 
-    /// Lists what is there.
+    /// Lists what is there, when no call is under way that changes it.
     fn inventory(&self) -> BoxFuture<'_, Result<Inventory, QueryError>>;
 
     /// What passed the TAP of each network that has one.

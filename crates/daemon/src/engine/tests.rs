@@ -43,7 +43,13 @@ async fn put_endpoint(engine: &Engine, digit: &str, making: Weak<()>) {
     };
     let record = EndpointRecord { endpoint, sandbox_key: None, multicast_route: false };
     let id = record.endpoint.endpoint_id.clone();
-    engine.0.topology.write().await.endpoints.insert(id, Endpoint { record, unclaimed_since: None, making });
+    engine
+        .0
+        .topology
+        .write()
+        .await
+        .endpoints
+        .insert(id, Endpoint { record, unclaimed_since: None, making, is_linked: false });
 }
 
 /// The MTU asked for, as memory and disk have it.

@@ -3,6 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
@@ -10,20 +12,43 @@ use rtnetlink::packet_route::link::{
     AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, LinkAttribute, LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
-use rtnetlink::{Error, Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{Error, Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::sync::Mutex;
 
 use super::underlay::{Address, DefaultRoute};
 use crate::link::Link;
 use crate::links::{Ipv6State, LinkFailure, Step};
+use crate::names::Alias;
 
 const ENODEV: i32 = 19;
 
+/// A link by its name, or by its index where another program may rename it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Which<'a> {
+    /// One that was just made.
+    Name(&'a str),
+    Index(u32),
+}
+
+impl Which<'_> {
+    pub(super) fn message(self) -> LinkMessageBuilder<LinkUnspec> {
+        match self {
+            Self::Name(name) => LinkUnspec::new_with_name(name),
+            Self::Index(index) => LinkUnspec::new_with_index(index),
+        }
+    }
+}
+
+/// The kernel carries out a request while it is being sent, and to delete a link takes it tens of milliseconds. So deletions
+/// have a socket and a thread of their own.
 #[derive(Debug, Clone)]
 pub(super) struct Kernel {
     handle: Handle,
+    deleting: Handle,
     /// Held while something is listed: the kernel has one listing a socket, and refuses a second as busy.
     listing: Arc<Mutex<()>>,
+    /// `/proc/sys` was found to be read-only, as it is in a managed plugin.
+    no_sysctls: Arc<AtomicBool>,
 }
 
 fn io_error(error: Error) -> io::Error {
@@ -37,7 +62,16 @@ impl Kernel {
     pub(super) fn new() -> io::Result<Self> {
         let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
-        Ok(Self { handle, listing: Arc::default() })
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let (connection, deleting, _) = {
+            let _runtime = runtime.enter();
+            rtnetlink::new_connection()?
+        };
+        // Ends with the last handle.
+        thread::Builder::new()
+            .name("links that go".to_owned())
+            .spawn(move || runtime.block_on(connection))?;
+        Ok(Self { handle, deleting, listing: Arc::default(), no_sysctls: Arc::default() })
     }
 
     pub(super) async fn find(&self, name: &str) -> Result<Option<Link>, LinkFailure> {
@@ -77,13 +111,13 @@ impl Kernel {
         })
     }
 
-    pub(super) async fn up(&self, name: &str, index: u32) -> Result<(), LinkFailure> {
-        self.change(name, Step::Up, LinkUnspec::new_with_index(index).up().build()).await
+    pub(super) async fn up(&self, name: &str, which: Which<'_>) -> Result<(), LinkFailure> {
+        self.change(name, Step::Up, which.message().up().build()).await
     }
 
     /// Deletes the link; also well when it is gone already.
     pub(super) async fn delete(&self, name: &str, index: u32) -> Result<(), LinkFailure> {
-        match self.handle.link().del(index).execute().await.map_err(io_error) {
+        match self.deleting.link().del(index).execute().await.map_err(io_error) {
             Err(source) if source.raw_os_error() != Some(ENODEV) => {
                 Err(LinkFailure { step: Step::Delete, name: name.to_owned(), source })
             }
@@ -97,23 +131,51 @@ impl Kernel {
     /// weak host model), from any container on the network. Strict reverse path filtering refuses both, since no
     /// route leads back over this link; `arp_ignore` also silences answers to probes, whose source is zero. Both are
     /// set by netlink, which works where `/proc/sys` is read-only. None of this is fatal.
-    pub(super) async fn isolate(&self, name: &str, index: u32) -> Ipv6State {
-        let mut ipv4 = InetDevConf::default();
-        ipv4.rp_filter = 1;
-        ipv4.arp_ignore = 8;
-        let families = [
-            AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(ipv4)]),
-            AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
-        ];
-        for family in families {
-            let message = LinkUnspec::new_with_index(index)
-                .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![family]))
-                .build();
+    pub(super) async fn isolate(&self, name: &str, which: Which<'_>) -> Ipv6State {
+        let [v4, v6] = isolation().map(|family| async {
+            let message =
+                which.message().append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![family])).build();
             if let Err(failure) = self.change(name, Step::Configure, message).await {
                 tracing::debug!(%failure, "a setting that keeps the host off the link was refused");
             }
+        });
+        tokio::join!(v4, v6);
+        self.disable_ipv6(name)
+    }
+
+    /// Gives a new link its alias and isolates it, in one request where the kernel knows all of it.
+    pub(super) async fn name_and_isolate(
+        &self,
+        name: &str,
+        alias: &Alias,
+        which: Which<'_>,
+    ) -> Result<Ipv6State, LinkFailure> {
+        let named = || which.message().alias(alias.to_string());
+        let all =
+            named().append_extra_attribute(LinkAttribute::AfSpecUnspec(isolation().into_iter().collect()));
+        if self.change(name, Step::Configure, all.build()).await.is_ok() {
+            return Ok(self.disable_ipv6(name));
         }
-        disable_ipv6(name).await
+        self.change(name, Step::Configure, named().build()).await?;
+        Ok(self.isolate(name, which).await)
+    }
+
+    fn disable_ipv6(&self, name: &str) -> Ipv6State {
+        if self.no_sysctls.load(Ordering::Relaxed) {
+            return Ipv6State::NoAddress;
+        }
+        let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+        match std::fs::write(path, "1") {
+            Ok(()) => Ipv6State::Disabled,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ipv6State::Disabled,
+            Err(error) => {
+                if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+                    self.no_sysctls.store(true, Ordering::Relaxed);
+                }
+                tracing::debug!(link = name, %error, "IPv6 stays on, without an address");
+                Ipv6State::NoAddress
+            }
+        }
     }
 
     pub(super) async fn addresses(&self) -> io::Result<Vec<Address>> {
@@ -137,20 +199,15 @@ impl Kernel {
     }
 }
 
-async fn disable_ipv6(name: &str) -> Ipv6State {
-    let path = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    match tokio::fs::read_to_string(&path).await {
-        Ok(value) if value.trim() == "1" => return Ipv6State::Disabled,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ipv6State::Disabled,
-        _ => {}
-    }
-    match tokio::fs::write(&path, "1").await {
-        Ok(()) => Ipv6State::Disabled,
-        Err(error) => {
-            tracing::debug!(link = name, %error, "IPv6 stays on, without an address");
-            Ipv6State::NoAddress
-        }
-    }
+/// What [`Kernel::isolate`] sets by netlink.
+fn isolation() -> [AfSpecUnspec; 2] {
+    let mut ipv4 = InetDevConf::default();
+    ipv4.rp_filter = 1;
+    ipv4.arp_ignore = 8;
+    [
+        AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(ipv4)]),
+        AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]),
+    ]
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {

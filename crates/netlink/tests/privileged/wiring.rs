@@ -385,3 +385,31 @@ fn several_tasks_list_at_once() {
         futures_util::future::join_all(lists).await;
     });
 }
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_being_made_is_no_stray() {
+    on_a_host(async || {
+        let spec = network(1418);
+        make_tap(&spec);
+        let wiring = Wiring::new().unwrap();
+        wiring.ensure_bridge(&spec).await.unwrap();
+        wiring.attach_tap(&spec).await.unwrap();
+        let specs: Vec<EndpointSpec> = (1..=40).map(|n| endpoint(n, 1418)).collect();
+        let turns = specs.iter().map(|spec| async {
+            let (made, listed) =
+                futures_util::future::join(wiring.ensure_endpoint(spec), wiring.inventory()).await;
+            made.unwrap();
+            let listed = listed.unwrap();
+            assert_eq!(listed.strays, []);
+            listed.endpoints.len()
+        });
+        let listed = futures_util::future::join_all(turns).await;
+        assert!(listed.iter().any(|n| (1..40).contains(n)), "none was listed meanwhile: {listed:?}");
+        assert_eq!(wiring.inventory().await.unwrap().endpoints.len(), 40);
+        let removed =
+            futures_util::future::join_all(specs.iter().map(|spec| wiring.remove_endpoint(&spec.id))).await;
+        assert!(removed.iter().all(Result::is_ok), "{removed:?}");
+        assert_eq!(wiring.inventory().await.unwrap().endpoints, []);
+    });
+}

@@ -22,7 +22,7 @@ use weft_wire::PeerId;
 mod daemon;
 
 use crate::bytes::Bytes;
-use daemon::Store;
+use daemon::{Changes, Store};
 
 /// The longest state file that is tried.
 const MAX_FILE_LEN: usize = 4 << 20;
@@ -56,16 +56,24 @@ static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 fn fill(store: &Store) -> Result<(), daemon::StoreError> {
-    store.set_incarnation(7)?;
-    store.set_secrets(&[ClusterSecret::new([7; 32]), ClusterSecret::new([8; 32])])?;
-    store.set_added_secret(Some(SecretId([9; 16])))?;
+    let mut changes = Changes::default();
+    changes.set_incarnation(7);
+    changes.set_secrets(&[ClusterSecret::new([7; 32]), ClusterSecret::new([8; 32])]);
+    changes.set_added_secret(Some(SecretId([9; 16])));
     let peer = PeerId([1; 16]);
     let name = || "host-b".to_owned();
-    store.put_verdict(&Verdict { peer, name: name(), judgement: Judgement::Revoked, stamp: 1, by: peer })?;
-    store.put_seed("10.0.0.2:6783")?;
-    store.put_peer(KnownPeer { id: peer, name: name(), address: ([10, 0, 0, 2], 6783).into() })?;
-    store.put_network(&record(NETWORK))?;
-    store.put_endpoint(&record(ENDPOINT))
+    changes.put_verdict(&Verdict {
+        peer,
+        name: name(),
+        judgement: Judgement::Revoked,
+        stamp: 1,
+        by: peer,
+    })?;
+    changes.put_seed("10.0.0.2:6783");
+    changes.put_peer(KnownPeer { id: peer, name: name(), address: ([10, 0, 0, 2], 6783).into() })?;
+    changes.put_network(&record(NETWORK))?;
+    changes.put_endpoint(&record(ENDPOINT))?;
+    store.write_now(&changes)
 }
 
 fn record<T: DeserializeOwned>(json: &str) -> T {
@@ -88,10 +96,11 @@ fn read(store: &Store) -> Result<(), daemon::StoreError> {
     store.verdicts()?.iter().for_each(survives);
     store.networks()?.iter().for_each(survives);
     store.endpoints()?.iter().for_each(survives);
+    let mut changes = Changes::default();
     for peer in store.peers()? {
-        store.put_peer(peer)?;
+        changes.put_peer(peer)?;
     }
-    Ok(())
+    store.write_now(&changes)
 }
 
 const TABLES: [&str; 6] = ["meta", "networks", "endpoints", "peers", "verdicts", "seeds"];
