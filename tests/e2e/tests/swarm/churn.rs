@@ -21,7 +21,10 @@ const DRIFT: f64 = 0.02;
 /// What a daemon holds on to.
 #[derive(Debug, Clone, Copy)]
 struct Use {
+    /// Of the process, in kilobytes.
     rss: u64,
+    /// Bytes that are allocated, with what threads keep for themselves; told, as it differs by chance.
+    heap_len: u64,
     n_fds: usize,
 }
 
@@ -34,7 +37,14 @@ fn in_use(host: &Host) -> Result<Use> {
         .find_map(|line| line.strip_prefix("VmRSS:")?.split_whitespace().next()?.parse::<u64>().ok())
         .context("a process has memory")?;
     let n_fds = host.sh(&format!("ls /proc/{pid}/fd | wc -l"))?.parse()?;
-    Ok(Use { rss, n_fds })
+    let page = metrics(host)?;
+    let heap_len = page.lines().find_map(|line| line.strip_prefix("weft_heap_bytes ")?.parse().ok());
+    Ok(Use { rss, heap_len: heap_len.context("the daemon tells its heap's size")?, n_fds })
+}
+
+fn metrics(host: &Host) -> Result<String> {
+    let curl = ["curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:6784/metrics"];
+    host.run_in_network(curl)
 }
 
 /// What must be the same after all containers have gone.
@@ -92,13 +102,7 @@ fn round_everywhere(cluster: &Cluster, network: &str) -> Result<Duration> {
 fn calls(cluster: &Cluster, call: &str) -> Result<Vec<(f64, u64)>> {
     let mut sum: BTreeMap<String, u64> = BTreeMap::new();
     for host in cluster.lab.hosts() {
-        let page = host.run_in_network([
-            "curl",
-            "--silent",
-            "--show-error",
-            "--fail",
-            "http://127.0.0.1:6784/metrics",
-        ])?;
+        let page = metrics(host)?;
         let begin = format!("weft_driver_call_duration_seconds_bucket{{call=\"{call}\",le=\"");
         for line in page.lines().filter_map(|line| line.strip_prefix(&begin)) {
             let (bound, n) = line.split_once("\"} ").context("a sample has a value")?;
@@ -173,13 +177,15 @@ pub(crate) fn churn(engine: Engine, weft: &Weft) -> Result<()> {
     let [warm, last] = &used[..] else { bail!("memory was looked at twice") };
     for ((host, warm), last) in hosts.iter().zip(warm).zip(last) {
         #[expect(clippy::cast_precision_loss, reason = "kilobytes of a process")]
-        let drift = last.rss as f64 / warm.rss as f64 - 1.0;
+        let drift = |last: u64, warm: u64| last as f64 / warm as f64 - 1.0;
+        let (rss, heap) = (drift(last.rss, warm.rss), drift(last.heap_len, warm.heap_len));
         println!(
-            "{}: {warm:?} after {WARM_UP} rounds, {last:?} after all, {:+.2} %",
+            "{}: {warm:?} after {WARM_UP} rounds, {last:?} after all, memory {:+.2} %, heap {:+.2} %",
             host.name(),
-            drift * 100.0
+            rss * 100.0,
+            heap * 100.0
         );
-        ensure!(drift < DRIFT, "{}: memory grew by {:.1} %", host.name(), drift * 100.0);
+        ensure!(rss < DRIFT, "{}: memory grew by {:.1} %", host.name(), rss * 100.0);
         wait_until("open files to be as many as before", SETTLE, || {
             let now = in_use(host)?.n_fds;
             ensure!(now <= warm.n_fds, "{}: {now} open files, {} before", host.name(), warm.n_fds);
