@@ -1,5 +1,6 @@
 //! `foca` with the timers it asks for.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::num::{NonZeroU8, NonZeroUsize};
@@ -44,47 +45,56 @@ impl Ord for Due {
     }
 }
 
-/// A packet of `foca`'s, taken apart: its head as it came, the news of members that it carries, and what follows.
+/// A packet of `foca`'s: its head, and what follows it.
 #[derive(Debug)]
 pub(crate) struct Packet<'a> {
-    pub(crate) head: &'a [u8],
-    pub(crate) members: Vec<Member<SwimId>>,
-    pub(crate) tail: &'a [u8],
+    pub(crate) header: Header<SwimId>,
+    whole: &'a [u8],
+    body: &'a [u8],
 }
 
 impl<'a> Packet<'a> {
-    /// Sender and receiver.
-    pub(crate) fn names(packet: &[u8]) -> Option<(SwimId, SwimId)> {
-        let mut rest = packet;
-        let header: Header<SwimId> = PostcardCodec.decode_header(&mut rest).ok()?;
-        Some((header.src, header.dst))
+    /// Reads the head; `None` when it is malformed.
+    pub(crate) fn parse(whole: &'a [u8]) -> Option<Self> {
+        let mut body = whole;
+        let header = PostcardCodec.decode_header(&mut body).ok()?;
+        Some(Self { header, whole, body })
     }
 
-    /// Takes a packet apart; `None` when it is malformed.
-    pub(crate) fn parse(packet: &'a [u8]) -> Option<Self> {
-        let mut tail = packet;
-        let header: Header<SwimId> = PostcardCodec.decode_header(&mut tail).ok()?;
-        let head = packet.get(..packet.len() - tail.len())?;
-        let mut members = Vec::new();
-        if let Some((n_members, mut rest)) = tail.split_first_chunk::<2>()
-            && header.message != foca::Message::Broadcast
-        {
-            for _ in 0..u16::from_be_bytes(*n_members) {
-                members.push(PostcardCodec.decode_member(&mut rest).ok()?);
-            }
-            tail = rest;
+    /// The news of members that it carries, and what follows them; `None` when they are malformed.
+    fn news(&self) -> Option<(Vec<Member<SwimId>>, &'a [u8])> {
+        let Some((n_members, mut rest)) = self.body.split_first_chunk::<2>() else {
+            return Some((Vec::new(), self.body));
+        };
+        if self.header.message == foca::Message::Broadcast {
+            return Some((Vec::new(), self.body));
         }
-        Some(Self { head, members, tail })
+        let members =
+            (0..u16::from_be_bytes(*n_members)).map(|_| PostcardCodec.decode_member(&mut rest).ok());
+        let members = members.collect::<Option<_>>()?;
+        Some((members, rest))
     }
 
-    /// Puts it together again; `None` when a member does not encode, which none that was decoded does.
-    pub(crate) fn encode(&self) -> Option<Vec<u8>> {
-        let mut packet = self.head.to_vec();
-        packet.extend(u16::try_from(self.members.len()).ok()?.to_be_bytes());
-        for member in &self.members {
+    /// The packet without the news that `keep` does not want; `None` when it is malformed.
+    pub(crate) fn sifted(&self, keep: impl FnMut(&Member<SwimId>) -> bool) -> Option<Cow<'a, [u8]>> {
+        let (mut members, tail) = self.news()?;
+        let n_members = members.len();
+        members.retain(keep);
+        if members.len() == n_members {
+            return Some(Cow::Borrowed(self.whole));
+        }
+        self.with_news(&members, tail).map(Cow::Owned)
+    }
+
+    /// The packet with other news; `None` when a member does not encode, which none that was decoded does.
+    pub(crate) fn with_news(&self, members: &[Member<SwimId>], tail: &[u8]) -> Option<Vec<u8>> {
+        let head = self.whole.get(..self.whole.len() - self.body.len())?;
+        let mut packet = head.to_vec();
+        packet.extend(u16::try_from(members.len()).ok()?.to_be_bytes());
+        for member in members {
             packet = postcard::to_extend(member, packet).ok()?;
         }
-        packet.extend(self.tail);
+        packet.extend(tail);
         Some(packet)
     }
 }

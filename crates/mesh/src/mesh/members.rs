@@ -4,7 +4,6 @@
 //! other half would hold his own neighbours for down. So news of that kind that comes by comparing digests is
 //! disputed first: the peer is asked, it goes on under a new name at once, and nobody sees it go down.
 
-use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use foca::{Member, OwnedNotification, State};
@@ -14,7 +13,7 @@ use super::{Mesh, Peer};
 use crate::event::{Event, Target};
 use crate::message::Message;
 use crate::record::Scope;
-use crate::swim::{Action, Packet};
+use crate::swim::Action;
 use crate::swim_id::SwimId;
 use crate::tree::hash64;
 
@@ -200,20 +199,9 @@ impl Mesh {
         self.store.current(who, Scope::Global).map(|set| set.origin.incarnation)
     }
 
-    /// Drops from a packet of membership news what speaks of names that are not proved, and asks for the proof of those
-    /// that are said to be alive. `None` when the packet is malformed.
-    pub(super) fn sift_packet<'a>(&mut self, from: PeerId, packet: &'a [u8]) -> Option<Cow<'a, [u8]>> {
-        let Packet { head, members, tail } = Packet::parse(packet)?;
-        let n_members = members.len();
-        let proved: Vec<Member<SwimId>> =
-            members.into_iter().filter(|member| self.sift_member(from, member)).collect();
-        if proved.len() == n_members {
-            return Some(Cow::Borrowed(packet));
-        }
-        Packet { head, members: proved, tail }.encode().map(Cow::Owned)
-    }
-
-    fn sift_member(&mut self, from: PeerId, member: &Member<SwimId>) -> bool {
+    /// Whether what `from` says of a member counts; asks it for the proof when it says that one is alive under a name that is
+    /// not proved.
+    pub(super) fn is_believed(&mut self, from: PeerId, member: &Member<SwimId>) -> bool {
         let id = member.id();
         // What is said of this peer itself it can judge.
         if id.peer == self.me || self.is_proved(id) {
@@ -335,7 +323,7 @@ impl Mesh {
                 }
                 continue;
             }
-            if self.revoked.contains(&id.peer) || !self.sift_member(from, theirs) {
+            if self.revoked.contains(&id.peer) || !self.is_believed(from, theirs) {
                 continue;
             }
             let known = self.peers.get(&id.peer).and_then(|peer| Some((peer.up, peer.id.clone()?)));

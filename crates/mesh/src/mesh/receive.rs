@@ -40,19 +40,21 @@ impl Mesh {
     }
 
     fn handle_swim(&mut self, from: PeerId, packet: &[u8]) {
-        let Some((src, dst)) = Packet::names(packet) else {
+        let Some(packet) = Packet::parse(packet) else {
             self.counters.n_malformed += 1;
             return;
         };
+        let (src, dst) = (&packet.header.src, &packet.header.dst);
         if src.peer != from || dst.peer != self.me {
             self.counters.n_malformed += 1;
             return;
         }
-        if dst != *self.swim.id() {
+        if dst != self.swim.id() {
             // It would wait in vain for an answer under that name.
             self.send(Target::Peer(from), &Message::IAm(self.swim.id().clone()));
         }
-        let taken = self.sift_packet(from, packet).is_some_and(|packet| self.swim.handle_data(&packet));
+        let sifted = packet.sifted(|member| self.is_believed(from, member));
+        let taken = sifted.is_some_and(|packet| self.swim.handle_data(&packet));
         if !taken {
             self.counters.n_malformed += 1;
         }
