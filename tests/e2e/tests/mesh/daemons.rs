@@ -26,6 +26,14 @@ pub(crate) fn start_with(host: &Host, peers: &[String], settings: &[&str]) -> Re
     host.spawn("weft", ["env", &peers].iter().chain(settings).chain(&["weft", "run"]))
 }
 
+/// Creates the host's part of a network with both families, `10.number.0.0/24` and `fd99:number::/64`.
+pub(crate) fn create_dual_stack(host: &Host, name: &str, number: u8, options: &[&str]) -> Result<()> {
+    let id = format!("--opt=weft.id={name}");
+    let (v4, v6) = (format!("--subnet=10.{number}.0.0/24"), format!("--subnet=fd99:{number}::/64"));
+    let create = ["network", "create", "--driver=weft", &id, "--ipv6", &v4, &v6];
+    host.docker(create.iter().chain(options).chain(&[name])).map(drop)
+}
+
 /// Names of the peers that the status shows in the state.
 pub(crate) fn peers_in<'a>(status: &'a Value, state: &str) -> Vec<&'a str> {
     let peers = status["peers"].as_array().map(Vec::as_slice).unwrap_or_default();

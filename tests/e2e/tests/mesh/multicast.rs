@@ -10,7 +10,7 @@ use weft_e2e::{Namespace, SETTLE, daemon_status};
 use weft_lab::{BUSYBOX, Engine, Host, Lab, LabConfig, Weft, wait_until};
 
 use crate::{
-    daemons::{ensure_connected, start_all},
+    daemons::{create_dual_stack, ensure_connected, start_all},
     mdns,
 };
 
@@ -150,20 +150,13 @@ fn drops(host: &Host, reason: &str) -> Result<u64> {
     Ok(daemon_status(host)?["drops"][reason].as_u64().unwrap_or(0))
 }
 
-fn create_network(host: &Host, name: &str, number: u8, options: &[&str]) -> Result<()> {
-    let id = format!("--opt=weft.id={name}");
-    let (v4, v6) = (format!("--subnet=10.{number}.0.0/24"), format!("--subnet=fd99:{number}::/64"));
-    let create = ["network", "create", "--driver=weft", &id, "--ipv6", &v4, &v6];
-    host.docker(create.iter().chain(options).chain(&[name])).map(drop)
-}
-
 pub(crate) fn multicast(engine: Engine, weft: &Weft) -> Result<()> {
     let lab = Lab::start(LabConfig::new("cast", engine, 3))?;
     let daemons = start_all(&lab, weft, 3)?;
     for host in lab.hosts() {
         wait_until("all peers", SETTLE, || ensure_connected(host, 2).map(|()| true))?;
-        create_network(host, "cast", 204, &[])?;
-        create_network(host, "mute", 205, &["--opt=weft.multicast=off"])?;
+        create_dual_stack(host, "cast", 204, &[])?;
+        create_dual_stack(host, "mute", 205, &["--opt=weft.multicast=off"])?;
     }
     let [first, second, third] = lab.hosts() else { unreachable!("the lab has three hosts") };
     let speaker = Member::start(first, "cast", 11)?;
@@ -260,7 +253,7 @@ pub(crate) fn multicast(engine: Engine, weft: &Weft) -> Result<()> {
     // A container on two networks has its multicast on the first.
     first.docker(["network", "connect", "mute", &speaker.name])?;
     let third_network = "more";
-    create_network(first, third_network, 206, &[])?;
+    create_dual_stack(first, third_network, 206, &[])?;
     first.docker(["network", "connect", third_network, &speaker.name])?;
     let routes = speaker.network.sh("ip route show 224.0.0.0/4")?;
     ensure!(routes.lines().count() == 1 && routes.contains("dev eth0"), "routes for multicast: {routes:?}");

@@ -5,7 +5,7 @@ use weft_e2e::{Cluster, SETTLE};
 use weft_lab::{BUSYBOX, Engine, Host, Lab, LabConfig, Weft, wait_until};
 
 use crate::{
-    daemons::{ensure_connected, start_with},
+    daemons::{create_dual_stack, ensure_connected, start_with},
     path_mtu::{End, passes, peer},
 };
 
@@ -110,9 +110,7 @@ pub(crate) fn underlay_mixed(engine: Engine, weft: &Weft) -> Result<()> {
 /// Creates the host's network and a container on it, named as it names itself; returns it and its IPv6 address.
 fn run_dual_stack(host: &Host, last: u8) -> Result<(End<'_>, String)> {
     let (v4, v6) = (format!("10.203.0.{last}"), format!("fd99:203::{last}"));
-    let subnets = ["--ipv6", "--subnet=10.203.0.0/24", "--subnet=fd99:203::/64"];
-    let create = ["network", "create", "--driver=weft", "--opt=weft.id=net"];
-    host.docker(create.iter().chain(&subnets).chain(&["net"]))?;
+    create_dual_stack(host, "net", 203, &[])?;
     let (ip, ip6) = (format!("--ip={v4}"), format!("--ip6={v6}"));
     let id = host.docker(["run", "--detach", "--network=net", &ip, &ip6, BUSYBOX])?;
     Ok(((host, id[..12].to_owned(), v4), v6))
