@@ -31,8 +31,8 @@ pub(crate) fn run_with_fault(fault: &str) -> anyhow::Result<ExitCode> {
 }
 
 fn start(filter: EnvFilter, settings: Settings, confined: bool) -> anyhow::Result<ExitCode> {
-    // dockerd, journald and container runtimes add the time and take colours for garbage.
     weft_sys::heap::share_arena();
+    // dockerd, journald and container runtimes add the time and take colours for garbage.
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_target(false).init();
     if confined {
         confine(&settings);

@@ -6,16 +6,12 @@
 
 /// Has all threads that start from now on share the arena of the first. Threads that allocate all the time would wait for
 /// each other; a few free pieces of each size stay with each thread without that.
-///
-/// Returns whether it is so: `false` with other C libraries.
-pub fn share_arena() -> bool {
+pub fn share_arena() {
     #[cfg(target_env = "gnu")]
-    {
-        // SAFETY: the call takes no pointers, and may be made at any time.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) == 1 }
+    // SAFETY: the call takes no pointers, and may be made at any time.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
-    #[cfg(not(target_env = "gnu"))]
-    false
 }
 
 /// Bytes that the program has allocated and not freed, with the C library's own bookkeeping, and with the few pieces that
