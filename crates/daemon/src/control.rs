@@ -192,10 +192,7 @@ impl Control for Controls {
                 (parsed, false)
             }
         };
-        let keep = |changes: &mut Changes| {
-            changes.set_secrets(std::slice::from_ref(&new));
-            Ok(())
-        };
+        let keep = Changes::default().set_secrets(std::slice::from_ref(&new));
         core.write(keep).await.map_err(|error| ControlError::Failed(error.into()))?;
         let fingerprint = new.fingerprint();
         info!(%fingerprint, "cluster secret set");

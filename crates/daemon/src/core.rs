@@ -326,12 +326,7 @@ impl Core {
     }
 
     /// Makes changes of the state file; they are on the disk when this returns.
-    pub(crate) async fn write(
-        &self,
-        f: impl FnOnce(&mut Changes) -> Result<(), StoreError>,
-    ) -> Result<(), BackendError> {
-        let mut changes = Changes::default();
-        f(&mut changes).map_err(failed)?;
+    pub(crate) async fn write(&self, changes: Changes) -> Result<(), BackendError> {
         self.store.write(changes).await.map_err(failed)
     }
 
@@ -458,11 +453,7 @@ impl Core {
 
     /// Takes an endpoint's record out of the state file.
     pub(crate) async fn forget_record(&self, endpoint_id: &str) -> Result<(), BackendError> {
-        let forget = |changes: &mut Changes| {
-            changes.remove_endpoint(endpoint_id);
-            Ok(())
-        };
-        self.write(forget).await
+        self.write(Changes::default().remove_endpoint(endpoint_id)).await
     }
 
     /// Withdraws the endpoint and removes its links.

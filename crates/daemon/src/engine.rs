@@ -18,6 +18,7 @@ use weft_netlink::names;
 use weft_wire::EndpointId;
 
 use crate::core::{Core, Endpoint, Network, Running, failed, wire_id};
+use crate::store::Changes;
 
 /// What the interface is called inside the container, before its number.
 const CONTAINER_PREFIX: &str = "eth";
@@ -75,7 +76,7 @@ impl Backend for Engine {
                     other.record.network.network_id
                 )));
             }
-            self.0.write(|changes| changes.put_network(&record)).await?;
+            self.0.write(Changes::default().put_network(&record)).await?;
             // Its links are as the old options asked.
             if let Some(mut old) = topology.networks.remove(&docker_id) {
                 self.0.take_down(&mut old).await?;
@@ -109,12 +110,7 @@ impl Backend for Engine {
         }
         if let Some(network) = topology.networks.get_mut(network_id) {
             self.0.take_down(network).await?;
-            self.0
-                .write(|changes| {
-                    changes.remove_network(network_id);
-                    Ok(())
-                })
-                .await?;
+            self.0.write(Changes::default().remove_network(network_id)).await?;
             topology.networks.remove(network_id);
             info!(network = network_id, "network removed");
             drop(topology);
@@ -158,7 +154,7 @@ impl Backend for Engine {
         // Side by side: links without a record are collected, and so is a record without links. dockerd is answered
         // when there are both.
         let (stored, made) = tokio::join!(
-            self.0.write(|changes| changes.put_endpoint(&record)),
+            self.0.write(Changes::default().put_endpoint(&record)),
             self.0.connect(&running, place, &record)
         );
         if let Err(error) = stored.and(made) {
@@ -222,7 +218,7 @@ impl Backend for Engine {
             self.0.set_linked(&request.endpoint_id).await;
         }
         let multicast_route = record.multicast_route;
-        self.0.write(|changes| changes.put_endpoint(&record)).await?;
+        self.0.write(Changes::default().put_endpoint(&record)).await?;
         self.0.sandboxes_changed.notify_one();
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
         Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned(), multicast_route })
@@ -237,7 +233,7 @@ impl Backend for Engine {
             endpoint.record.clone()
         };
         self.0.sandboxes_changed.notify_one();
-        self.0.write(|changes| changes.put_endpoint(&record)).await
+        self.0.write(Changes::default().put_endpoint(&record)).await
     }
 
     async fn discover_new(&self, node: NodeDiscovery) -> Result<(), BackendError> {

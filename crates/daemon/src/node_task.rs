@@ -12,7 +12,7 @@ use weft_dataplane::Snapshot;
 use weft_node::{Event, Node, ServiceView};
 use weft_router::{NodeInput, Router};
 
-use crate::store::{Changes, Store, StoreError};
+use crate::store::{Changes, Store};
 
 /// Inputs of the router that may wait for the node; more are dropped, and sent again by their peers.
 const MAX_WAITING: usize = 4096;
@@ -248,9 +248,7 @@ async fn drive(
         }
         if node.incarnation() != incarnation {
             incarnation = node.incarnation();
-            let mut changes = Changes::default();
-            changes.set_incarnation(incarnation);
-            write(&keeper, "number of this run", Ok(changes)).await;
+            write(&keeper, "number of this run", Changes::default().set_incarnation(incarnation)).await;
         }
     }
 }
@@ -286,9 +284,7 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
         Event::PeerDown { id, name } => warn!(peer = %name, %id, "peer down: nobody hears it"),
         Event::PeerMoved(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer reached at another address or name");
-            let mut changes = Changes::default();
-            let put = changes.put_peer(peer);
-            write(keeper, "peer", put.map(|()| changes)).await;
+            write(keeper, "peer", Changes::default().put_peer(peer)).await;
         }
         Event::PathChanged { id, name, direct: true } => {
             info!(peer = %name, %id, "peer answers directly again")
@@ -308,18 +304,14 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
         Event::Judged(verdict) => {
             let judgement = verdict.judgement;
             warn!(peer = %verdict.name, id = %verdict.peer, ?judgement, by = %verdict.by, "decision about a peer");
-            let mut changes = Changes::default();
-            let put = changes.put_verdict(&verdict);
-            write(keeper, "decision about a peer", put.map(|()| changes)).await;
+            write(keeper, "decision about a peer", Changes::default().put_verdict(&verdict)).await;
         }
         Event::TokenUsed(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "a host joined by a token");
         }
         Event::Welcome(secret) => {
             info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
-            let mut changes = Changes::default();
-            changes.set_secrets(&[secret]);
-            write(keeper, "secret", Ok(changes)).await;
+            write(keeper, "secret", Changes::default().set_secrets(&[secret])).await;
         }
         Event::Echoed { .. } | Event::Bench { .. } => {}
         other => info!(?other, "node event"),
@@ -331,14 +323,9 @@ type Write = (&'static str, Changes);
 
 /// Hands a write to [`write_all`]. The node does not wait for the disk, which may take long: its peers, which ask whether
 /// it lives, do not either.
-async fn write(keeper: &mpsc::Sender<Write>, what: &'static str, changes: Result<Changes, StoreError>) {
-    match changes {
-        Err(error) => warn!(%error, "{what} not kept on disk"),
-        Ok(changes) => {
-            if keeper.send((what, changes)).await.is_err() {
-                warn!("{what} not kept on disk");
-            }
-        }
+async fn write(keeper: &mpsc::Sender<Write>, what: &'static str, changes: Changes) {
+    if keeper.send((what, changes)).await.is_err() {
+        warn!("{what} not kept on disk");
     }
 }
 

@@ -12,6 +12,7 @@ use weft_noise::{ClusterSecret, SecretId};
 use crate::core::{Core, JoinWish, Running};
 use crate::run::{NO_SECRET, has_secret_file, secrets};
 use crate::settings::PeerAddress;
+use crate::store::Changes;
 
 /// What a join token's text begins with, so that it is not taken for a secret.
 const TOKEN_PREFIX: &str = "weft-token-";
@@ -88,13 +89,7 @@ async fn rotation(core: &Core) -> Result<Rotation, ControlError> {
 }
 
 async fn keep(core: &Core, secrets: Vec<ClusterSecret>, added: Option<SecretId>) -> Result<(), ControlError> {
-    core.write(|changes| {
-        changes.set_added_secret(added);
-        changes.set_secrets(&secrets);
-        Ok(())
-    })
-    .await
-    .map_err(failed)?;
+    core.write(Changes::default().set_added_secret(added).set_secrets(&secrets)).await.map_err(failed)?;
     core.retry.notify_one();
     Ok(())
 }
@@ -199,12 +194,7 @@ async fn judge(
     let kept =
         judgement == weft_api::Judgement::Forgotten && core.store.seeds().map_err(failed)?.contains(&text);
     if kept {
-        core.write(|changes| {
-            changes.remove_seed(&text);
-            Ok(())
-        })
-        .await
-        .map_err(failed)?;
+        core.write(Changes::default().remove_seed(&text)).await.map_err(failed)?;
         core.seeds_changed.notify_one();
     }
     let named = text.clone();
@@ -230,7 +220,7 @@ async fn judge(
     let name = judged.as_ref().map_or_else(String::new, |v| format!("{} ({})", v.name, v.peer));
     if let Some(verdict) = judged {
         // The node's task does so as well; the answer promises that it is done.
-        core.write(|changes| changes.put_verdict(&verdict)).await.map_err(failed)?;
+        core.write(Changes::default().put_verdict(&verdict)).await.map_err(failed)?;
     }
     Ok(said(match judgement {
         weft_api::Judgement::Revoked => format!(
@@ -271,12 +261,7 @@ async fn connect(core: &Core, host: &str) -> Result<OrderAnswer, ControlError> {
     if let Err(error) = tokio::net::lookup_host((host.host.as_str(), port)).await {
         return Err(refused(format!("host `{}` is not found: {error}", host.host)));
     }
-    core.write(|changes| {
-        changes.put_seed(&host.to_string());
-        Ok(())
-    })
-    .await
-    .map_err(failed)?;
+    core.write(Changes::default().put_seed(&host.to_string())).await.map_err(failed)?;
     core.seeds_changed.notify_one();
     info!(%host, "host to contact");
     Ok(said(format!(

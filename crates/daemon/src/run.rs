@@ -298,13 +298,8 @@ async fn join(core: &Arc<Core>, wish: &JoinWish) -> anyhow::Result<ClusterSecret
              is the same, and that the token is neither used nor expired (`weft token` on {host} makes another)"
         )
     })?;
-    core.write(|changes| {
-        changes.set_secrets(std::slice::from_ref(&secret));
-        changes.put_seed(&wish.host.to_string());
-        Ok(())
-    })
-    .await
-    .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let kept = Changes::default().set_secrets(std::slice::from_ref(&secret)).put_seed(&wish.host.to_string());
+    core.write(kept).await.map_err(|error| anyhow::anyhow!("{error}"))?;
     Ok(secret)
 }
 
@@ -425,11 +420,7 @@ async fn collect_networks(core: &Core, topology: &mut crate::core::Topology, now
         }
     }
     for docker_id in forgotten {
-        let forget = |changes: &mut Changes| {
-            changes.remove_network(&docker_id);
-            Ok(())
-        };
-        match core.write(forget).await {
+        match core.write(Changes::default().remove_network(&docker_id)).await {
             Ok(()) => drop(topology.networks.remove(&docker_id)),
             Err(error) => warn!(network = %docker_id, %error, "network not forgotten"),
         }

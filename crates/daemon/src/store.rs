@@ -138,7 +138,7 @@ impl StateFile {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
             other => not_open(&path, other.into()),
         })?;
-        read_all(&database).map_err(|error| not_open(&path, error))?;
+        ensure_tables(&database).map_err(|error| not_open(&path, error))?;
         Ok(Self { path, database: RwLock::new(Some(database)) })
     }
 
@@ -212,7 +212,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; none of the changes is made then.
     pub(crate) async fn write(&self, changes: Changes) -> Result<(), StoreError> {
-        let answer = self.writer.hand_over(changes).ok_or(StoreError::Panicked)?;
+        let answer = self.writer.hand_over(changes.checked()?).ok_or(StoreError::Panicked)?;
         answer.await.unwrap_or(Err(StoreError::Panicked))
     }
 
@@ -220,8 +220,8 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub(crate) fn write_now(&self, changes: &Changes) -> Result<(), StoreError> {
-        self.file.commit([changes])
+    pub(crate) fn write_now(&self, changes: Changes) -> Result<(), StoreError> {
+        self.file.commit([&changes.checked()?])
     }
 
     fn get(&self, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
@@ -255,9 +255,7 @@ impl Store {
         }
         let mut seed = Zeroizing::new([0; 32]);
         rand::Rng::fill_bytes(&mut rand::rng(), &mut *seed);
-        let mut changes = Changes::default();
-        changes.set_identity(&seed);
-        self.write_now(&changes)?;
+        self.write_now(Changes::default().set_identity(&seed))?;
         Ok(IdentityKey::from_seed(&seed))
     }
 
@@ -275,9 +273,7 @@ impl Store {
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |d| d.as_millis().try_into().unwrap_or(0));
         let next = (last + 1).max(clock);
-        let mut changes = Changes::default();
-        changes.set_incarnation(next);
-        self.write_now(&changes)?;
+        self.write_now(Changes::default().set_incarnation(next))?;
         Ok(next)
     }
 
@@ -390,17 +386,13 @@ fn corrupted(path: &Path, why: &str) -> OpenError {
     OpenError::Damaged { path: path.to_owned(), source: Box::new(redb::Error::Corrupted(why.to_owned())) }
 }
 
-/// Reads every row, so that damage shows now. Tables are made where one is missing, and only then: a daemon is to start
-/// on a full disk too.
-fn read_all(database: &Database) -> Result<(), redb::Error> {
+/// Makes the tables where one is missing, and only then: a daemon is to start on a full disk too.
+fn ensure_tables(database: &Database) -> Result<(), redb::Error> {
     let transaction = database.begin_read()?;
     for table in TABLES {
-        let table = match transaction.open_table(table) {
+        match transaction.open_table(table) {
             Err(redb::TableError::TableDoesNotExist(_)) => return make_tables(database),
-            other => other?,
-        };
-        for row in table.iter()? {
-            row?;
+            other => drop(other?),
         }
     }
     Ok(())
@@ -457,17 +449,14 @@ mod tests {
         let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let store = Store::open(dir.path()).unwrap();
         let writes = (0..N).map(|n| {
-            let mut changes = Changes::default();
-            changes.put_endpoint(&endpoint(n)).unwrap();
             // In the same transaction, or a later one: the order counts.
-            changes.put_seed(&format!("host{n}"));
+            let changes = Changes::default().put_endpoint(&endpoint(n)).put_seed(&format!("host{n}"));
             store.writer.hand_over(changes).unwrap()
         });
         for answer in writes.collect::<Vec<_>>() {
             answer.await.unwrap().unwrap();
         }
-        let mut changes = Changes::default();
-        (0..N).for_each(|n| changes.remove_seed(&format!("host{n}")));
+        let changes = (0..N).fold(Changes::default(), |changes, n| changes.remove_seed(&format!("host{n}")));
         store.write(changes).await.unwrap();
         std::fs::copy(dir.path().join("state.redb"), copy.path().join("state.redb")).unwrap();
         let found = Store::open(copy.path()).unwrap();

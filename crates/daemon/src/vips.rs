@@ -13,6 +13,7 @@ use weft_services::{Service, VipRules, rules};
 use weft_wire::NetworkId;
 
 use crate::core::{Core, Running, Topology};
+use crate::store::Changes;
 
 /// Where the plugin has the namespaces of containers.
 const NAMESPACES: &str = "/run/docker/netns";
@@ -218,7 +219,7 @@ pub(crate) async fn keep(core: &Arc<Core>) {
     while services.changed().await.is_ok() {
         let Some(table) = running.node.call(|node, _| node.known_services().clone()).await else { break };
         if kept.as_ref() != Some(&table) {
-            match core.write(|changes| changes.set_services(&table)).await {
+            match core.write(Changes::default().set_services(&table)).await {
                 Ok(()) => kept = Some(table),
                 Err(error) => warn!(%error, "services not kept on disk"),
             }

@@ -19,115 +19,113 @@ struct Change {
 
 /// Changes that belong together: after a power loss all of them are there, or none.
 #[derive(Default)]
-pub(crate) struct Changes(Vec<Change>);
+pub(crate) struct Changes {
+    rows: Vec<Change>,
+    /// A record that does not encode, which none that there is does: then nothing is written.
+    fault: Option<serde_json::Error>,
+}
 
 impl Changes {
-    fn put(&mut self, table: Table, key: impl Into<String>, value: Vec<u8>) {
-        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)) });
+    fn put(mut self, table: Table, key: impl Into<String>, value: Vec<u8>) -> Self {
+        self.rows.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)) });
+        self
     }
 
-    fn put_json(&mut self, table: Table, key: &str, value: &impl Serialize) -> Result<(), StoreError> {
-        self.put(table, key, serde_json::to_vec(value)?);
-        Ok(())
+    fn put_json(mut self, table: Table, key: &str, value: &impl Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(value) => self.put(table, key, value),
+            Err(error) => {
+                self.fault = Some(error);
+                self
+            }
+        }
     }
 
-    fn remove(&mut self, table: Table, key: impl Into<String>) {
-        self.0.push(Change { table, key: key.into(), value: None });
+    fn remove(mut self, table: Table, key: impl Into<String>) -> Self {
+        self.rows.push(Change { table, key: key.into(), value: None });
+        self
+    }
+
+    /// The changes, when all of them can be written.
+    pub(super) fn checked(mut self) -> Result<Self, StoreError> {
+        self.fault.take().map_or(Ok(self), |error| Err(error.into()))
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.rows.len()
     }
 
     /// Keeps this peer's key.
-    pub(super) fn set_identity(&mut self, seed: &[u8; 32]) {
-        self.put(META, "identity", seed.to_vec());
+    pub(super) fn set_identity(self, seed: &[u8; 32]) -> Self {
+        self.put(META, "identity", seed.to_vec())
     }
 
     /// Keeps the number of this run, when it has grown.
-    pub(crate) fn set_incarnation(&mut self, incarnation: u64) {
-        self.put(META, "incarnation", incarnation.to_be_bytes().to_vec());
+    pub(crate) fn set_incarnation(self, incarnation: u64) -> Self {
+        self.put(META, "incarnation", incarnation.to_be_bytes().to_vec())
     }
 
     /// Keeps the secrets, in place of earlier ones.
-    pub(crate) fn set_secrets(&mut self, secrets: &[ClusterSecret]) {
+    pub(crate) fn set_secrets(self, secrets: &[ClusterSecret]) -> Self {
         // Of its full length at once, so that nothing is left behind where it was shorter.
         let mut text = Vec::with_capacity(65 * secrets.len());
         for secret in secrets {
             text.extend_from_slice(secret.to_text().as_bytes());
             text.push(b'\n');
         }
-        self.put(META, "secret", text);
+        self.put(META, "secret", text)
     }
 
     /// Keeps which secret the last rotation added.
-    pub(crate) fn set_added_secret(&mut self, id: Option<SecretId>) {
-        self.put(META, "added-secret", id.map_or_else(Vec::new, |id| id.0.to_vec()));
+    pub(crate) fn set_added_secret(self, id: Option<SecretId>) -> Self {
+        self.put(META, "added-secret", id.map_or_else(Vec::new, |id| id.0.to_vec()))
     }
 
     /// Keeps a decision; one to forget a peer forgets it here too.
-    ///
-    /// # Errors
-    /// [`StoreError::Record`]; cannot happen with what there is.
-    pub(crate) fn put_verdict(&mut self, verdict: &Verdict) -> Result<(), StoreError> {
+    pub(crate) fn put_verdict(self, verdict: &Verdict) -> Self {
         let peer = verdict.peer.to_string();
-        self.put_json(VERDICTS, &peer, verdict)?;
-        if verdict.judgement != Judgement::Allowed {
-            self.remove(PEERS, peer);
-        }
-        Ok(())
+        let changes = self.put_json(VERDICTS, &peer, verdict);
+        if verdict.judgement == Judgement::Allowed { changes } else { changes.remove(PEERS, peer) }
     }
 
     /// Keeps a host that was given by `weft join` or `weft connect`.
-    pub(crate) fn put_seed(&mut self, host: &str) {
-        self.put(SEEDS, host, b"null".to_vec());
+    pub(crate) fn put_seed(self, host: &str) -> Self {
+        self.put(SEEDS, host, b"null".to_vec())
     }
 
     /// Forgets such a host.
-    pub(crate) fn remove_seed(&mut self, host: &str) {
-        self.remove(SEEDS, host);
+    pub(crate) fn remove_seed(self, host: &str) -> Self {
+        self.remove(SEEDS, host)
     }
 
     /// Keeps what is known of the swarm's services.
-    ///
-    /// # Errors
-    /// See [`Self::put_verdict`].
-    pub(crate) fn set_services(&mut self, table: &VipTable) -> Result<(), StoreError> {
+    pub(crate) fn set_services(self, table: &VipTable) -> Self {
         self.put_json(META, "services", table)
     }
 
     /// Keeps a network.
-    ///
-    /// # Errors
-    /// See [`Self::put_verdict`].
-    pub(crate) fn put_network(&mut self, record: &NetworkRecord) -> Result<(), StoreError> {
+    pub(crate) fn put_network(self, record: &NetworkRecord) -> Self {
         self.put_json(NETWORKS, &record.network.network_id, record)
     }
 
     /// Forgets a network.
-    pub(crate) fn remove_network(&mut self, id: &str) {
-        self.remove(NETWORKS, id);
+    pub(crate) fn remove_network(self, id: &str) -> Self {
+        self.remove(NETWORKS, id)
     }
 
     /// Keeps an endpoint.
-    ///
-    /// # Errors
-    /// See [`Self::put_verdict`].
-    pub(crate) fn put_endpoint(&mut self, record: &EndpointRecord) -> Result<(), StoreError> {
+    pub(crate) fn put_endpoint(self, record: &EndpointRecord) -> Self {
         self.put_json(ENDPOINTS, &record.endpoint.endpoint_id, record)
     }
 
     /// Forgets an endpoint.
-    pub(crate) fn remove_endpoint(&mut self, id: &str) {
-        self.remove(ENDPOINTS, id);
+    pub(crate) fn remove_endpoint(self, id: &str) -> Self {
+        self.remove(ENDPOINTS, id)
     }
 
     /// Keeps a peer.
-    ///
-    /// # Errors
-    /// See [`Self::put_verdict`].
-    pub(crate) fn put_peer(&mut self, peer: KnownPeer) -> Result<(), StoreError> {
+    pub(crate) fn put_peer(self, peer: KnownPeer) -> Self {
         let KnownPeer { id, name, address } = peer;
         self.put_json(PEERS, &id.to_string(), &StoredPeer { name, address })
     }
@@ -139,7 +137,7 @@ pub(super) fn commit<'a>(
     changes: impl IntoIterator<Item = &'a Changes>,
 ) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    for Change { table, key, value } in changes.into_iter().flat_map(|changes| &changes.0) {
+    for Change { table, key, value } in changes.into_iter().flat_map(|changes| &changes.rows) {
         let mut table = transaction.open_table(*table)?;
         match value {
             Some(value) => drop(table.insert(key.as_str(), value.as_slice())?),

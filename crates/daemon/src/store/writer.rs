@@ -85,8 +85,7 @@ mod tests {
     fn one_that_cannot_be_written_takes_no_other_along() {
         let (mut group, mut answers) = (Vec::new(), Vec::new());
         for n in [1, 2, 1] {
-            let mut changes = Changes::default();
-            (0..n).for_each(|_| changes.put_seed("host"));
+            let changes = (0..n).fold(Changes::default(), |changes, _| changes.put_seed("host"));
             let (done, answer) = oneshot::channel();
             group.push(Job { changes, done });
             answers.push(answer);

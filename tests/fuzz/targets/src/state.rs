@@ -56,24 +56,18 @@ static WHOLE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 });
 
 fn fill(store: &Store) -> Result<(), daemon::StoreError> {
-    let mut changes = Changes::default();
-    changes.set_incarnation(7);
-    changes.set_secrets(&[ClusterSecret::new([7; 32]), ClusterSecret::new([8; 32])]);
-    changes.set_added_secret(Some(SecretId([9; 16])));
     let peer = PeerId([1; 16]);
     let name = || "host-b".to_owned();
-    changes.put_verdict(&Verdict {
-        peer,
-        name: name(),
-        judgement: Judgement::Revoked,
-        stamp: 1,
-        by: peer,
-    })?;
-    changes.put_seed("10.0.0.2:6783");
-    changes.put_peer(KnownPeer { id: peer, name: name(), address: ([10, 0, 0, 2], 6783).into() })?;
-    changes.put_network(&record(NETWORK))?;
-    changes.put_endpoint(&record(ENDPOINT))?;
-    store.write_now(&changes)
+    let changes = Changes::default()
+        .set_incarnation(7)
+        .set_secrets(&[ClusterSecret::new([7; 32]), ClusterSecret::new([8; 32])])
+        .set_added_secret(Some(SecretId([9; 16])))
+        .put_verdict(&Verdict { peer, name: name(), judgement: Judgement::Revoked, stamp: 1, by: peer })
+        .put_seed("10.0.0.2:6783")
+        .put_peer(KnownPeer { id: peer, name: name(), address: ([10, 0, 0, 2], 6783).into() })
+        .put_network(&record(NETWORK))
+        .put_endpoint(&record(ENDPOINT));
+    store.write_now(changes)
 }
 
 fn record<T: DeserializeOwned>(json: &str) -> T {
@@ -96,11 +90,8 @@ fn read(store: &Store) -> Result<(), daemon::StoreError> {
     store.verdicts()?.iter().for_each(survives);
     store.networks()?.iter().for_each(survives);
     store.endpoints()?.iter().for_each(survives);
-    let mut changes = Changes::default();
-    for peer in store.peers()? {
-        changes.put_peer(peer)?;
-    }
-    store.write_now(&changes)
+    let changes = store.peers()?.into_iter().fold(Changes::default(), Changes::put_peer);
+    store.write_now(changes)
 }
 
 const TABLES: [&str; 6] = ["meta", "networks", "endpoints", "peers", "verdicts", "seeds"];
