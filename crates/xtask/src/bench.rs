@@ -54,6 +54,9 @@ pub(crate) struct BenchArgs {
     /// Turn off segmentation and checksum offloads of the underlay and of the containers
     #[arg(long)]
     no_offloads: bool,
+    /// How TCP finds its speed, whatever this machine's default is: cubic is what Linux takes unless told otherwise
+    #[arg(long, default_value = "cubic", value_name = "NAME")]
+    congestion_control: String,
     /// Measure TCP only
     #[arg(long)]
     tcp_only: bool,
@@ -90,6 +93,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         reorder_permille: args.reorder_permille,
         segmented: args.segmented || args.loss_permille > 0 || args.reorder_permille > 0,
         offloads: !args.no_offloads,
+        congestion_control: args.congestion_control.clone(),
     };
     let mut wanted = if args.only.is_empty() { Overlay::ALL.to_vec() } else { args.only.clone() };
     if args.before.is_some() && !wanted.contains(&Overlay::WeftBefore) {

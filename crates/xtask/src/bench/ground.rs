@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::shell;
 
 /// The link between the hosts.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Underlay {
     pub(super) mtu: u16,
     /// Datagrams of 1000 that are dropped, each way.
@@ -18,6 +18,8 @@ pub(super) struct Underlay {
     pub(super) segmented: bool,
     /// Offloads of links and containers are on.
     pub(super) offloads: bool,
+    /// Of the TCP that is measured.
+    pub(super) congestion_control: String,
 }
 
 /// The namespaces of one measurement; dropped, they are gone with all that is in them.
@@ -40,7 +42,7 @@ impl Ground {
     pub(super) fn new(underlay: &Underlay) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let tag = format!("wb{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let ground = Self { tag, underlay: *underlay };
+        let ground = Self { tag, underlay: underlay.clone() };
         ground.lay()?;
         Ok(ground)
     }
@@ -68,7 +70,7 @@ impl Ground {
             shell::run(&format!("ip netns add {namespace}"))?;
             shell::run(&format!("ip -n {namespace} link set lo up"))?;
         }
-        let Underlay { mtu, .. } = self.underlay;
+        let mtu = self.underlay.mtu;
         let (a, b) = (self.host(0), self.host(1));
         if self.underlay.segmented {
             self.lay_through_middle()?;

@@ -73,11 +73,14 @@ impl fmt::Display for Figures {
 }
 
 /// Measures everything, one after the other.
-pub(super) fn all(_ground: &Ground, up: &Up, seconds: u32, tcp_only: bool) -> Result<Figures> {
+pub(super) fn all(ground: &Ground, up: &Up, seconds: u32, tcp_only: bool) -> Result<Figures> {
     let mut figures = BTreeMap::from([("overlay_mtu", f64::from(up.overlay_mtu))]);
     let busy = || -> Result<(f64, f64)> { Ok((overlay_cpu(up)?, machine_cpu()?)) };
+    let tcp = |seconds: u32, options: &str| {
+        tcp(up, seconds, &format!("-C {} {options}", ground.underlay.congestion_control))
+    };
     let before = busy()?;
-    let (tcp1, sent) = tcp(up, seconds, "")?;
+    let (tcp1, sent) = tcp(seconds, "")?;
     let after = busy()?;
     figures.insert("tcp1_gbps", tcp1);
     let gigabytes = sent / 1e9;
@@ -85,9 +88,9 @@ pub(super) fn all(_ground: &Ground, up: &Up, seconds: u32, tcp_only: bool) -> Re
         figures.insert("overlay_cpu_s_per_gb", (after.0 - before.0) / gigabytes);
     }
     figures.insert("machine_cpu_s_per_gb", (after.1 - before.1) / gigabytes);
-    figures.insert("tcp1_reverse_gbps", tcp(up, seconds, "-R")?.0);
-    figures.insert("tcp4_gbps", tcp(up, seconds, "-P 4")?.0);
-    figures.insert("tcp4_reverse_gbps", tcp(up, seconds, "-P 4 -R")?.0);
+    figures.insert("tcp1_reverse_gbps", tcp(seconds, "-R")?.0);
+    figures.insert("tcp4_gbps", tcp(seconds, "-P 4")?.0);
+    figures.insert("tcp4_reverse_gbps", tcp(seconds, "-P 4 -R")?.0);
     if !tcp_only {
         figures.insert("udp64_kpps", udp(up, seconds, 64)?);
         figures.insert("udp1400_kpps", udp(up, seconds, 1380)?);
@@ -95,7 +98,7 @@ pub(super) fn all(_ground: &Ground, up: &Up, seconds: u32, tcp_only: bool) -> Re
         figures.insert("rtt_us_p50", p50);
         figures.insert("rtt_us_p99", p99);
         let load = std::thread::scope(|scope| -> Result<(f64, f64)> {
-            let load = scope.spawn(|| tcp(up, seconds + 1, ""));
+            let load = scope.spawn(|| tcp(seconds + 1, ""));
             let measured = rtt(up, seconds);
             load.join().map_err(|_| anyhow::anyhow!("the load panicked"))??;
             measured

@@ -179,6 +179,7 @@ impl Report {
                 "reorder_permille": self.underlay.reorder_permille,
                 "segmented": self.underlay.segmented,
                 "offloads": self.underlay.offloads,
+                "congestion_control": self.underlay.congestion_control,
             }
         })
     }
@@ -195,8 +196,13 @@ fn rounded(value: f64) -> f64 {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Underlay { mtu, loss_permille, reorder_permille, segmented, offloads } = self.underlay;
-        writeln!(f, "medians of {} rounds of {} s; underlay MTU {mtu}", self.runs, self.seconds)?;
+        let Underlay { mtu, loss_permille, reorder_permille, segmented, offloads, ref congestion_control } =
+            self.underlay;
+        writeln!(
+            f,
+            "medians of {} rounds of {} s; underlay MTU {mtu}, TCP {congestion_control}",
+            self.runs, self.seconds
+        )?;
         if segmented {
             writeln!(
                 f,
