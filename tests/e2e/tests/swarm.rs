@@ -28,8 +28,8 @@ fn main() -> ExitCode {
         &[
             shared("service_vip", vip::service_vip),
             shared("service_before_and_after", vip::service_before_and_after),
-            shared("service_udp", udp::service_udp),
-            shared("service_vip_follows_tasks", vip::service_vip_follows_tasks),
+            shared("service_udp", udp::service_udp).once(),
+            shared("service_vip_follows_tasks", vip::service_vip_follows_tasks).once(),
             shared("host_mode_port", ports::host_mode_port).once(),
             shared("stack", stack::stack).once(),
             shared("last_known_state", vip::last_known_state).once(),
