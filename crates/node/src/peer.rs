@@ -122,6 +122,8 @@ pub(crate) struct Peer {
     /// It does not answer directly though others say that it is alive.
     pub(crate) is_cut: bool,
     pub(crate) next_ping: Instant,
+    /// When it is pinged at the latest, however often it pings.
+    pub(crate) latest_ping: Instant,
     /// Nonce of the last ping, and when it was sent.
     pub(crate) ping: Option<(u32, Instant)>,
     /// Those that an operator asked for.
@@ -155,6 +157,7 @@ impl Peer {
             is_neighbor: false,
             is_cut: false,
             next_ping: now,
+            latest_ping: now,
             ping: None,
             echoes: VecDeque::new(),
             n_unanswered: 0,

@@ -18,11 +18,14 @@ use crate::hello::Hello;
 use crate::node::{Event, KnownPeer, MAX_PEERS, Node, canonical};
 use crate::peer::{Peer, Session};
 
-/// How often a neighbor is pinged: also the keepalive of its session.
+/// How often two neighbors ping: also the keepalive of their session.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// How often another peer with a session is: NATs forget a mapping of UDP after 30 s (RFC 4787, section 4.3, asks for
+/// How often two other peers with a session do: NATs forget a mapping of UDP after 30 s (RFC 4787, section 4.3, asks for
 /// 120 s, and many have less).
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// A peer that pings is pinged itself in one of so many intervals: its pings show both ways to both sides, whichever is cut
+/// (the one hears no ping, the other no pong), but the round trip to it alone.
+const PINGED_INTERVALS: u32 = 4;
 /// A session without a network in common is given up when no frame or message of the mesh passed for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(90);
 /// A neighbor that does not answer directly for this long is cut off from this host.
@@ -98,6 +101,11 @@ impl Node {
             Control::Mesh(_) => {}
             Control::Ping { nonce, seen_at } => {
                 self.say_on(number, &Control::Pong { nonce }.to_bytes(), false, now);
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    // Half an interval more than until its next one, which may come a little late.
+                    let due = now + ping_interval(peer.is_kept(now)) * 3 / 2;
+                    peer.next_ping = peer.next_ping.max(due.min(peer.latest_ping));
+                }
                 let seen_at = seen_at.map(canonical).filter(|_| remote.port() != 0);
                 if let Some(seen_at) = seen_at
                     && self.seen_at.insert(id, seen_at) != Some(seen_at)
@@ -470,8 +478,8 @@ impl Node {
             let Some(session) = peer.current.and_then(|n| self.sessions.get(&n)) else { continue };
             if now >= peer.next_ping {
                 let is_kept = peer.is_kept(now);
-                let interval = if is_kept { PING_INTERVAL } else { KEEPALIVE_INTERVAL };
-                peer.next_ping = now + interval;
+                peer.next_ping = now + ping_interval(is_kept);
+                peer.latest_ping = now + ping_interval(is_kept) * PINGED_INTERVALS;
                 let nonce = rng.random_range(1..=u32::MAX);
                 peer.ping = Some((nonce, now));
                 let seen_at = Some(session.remote).filter(|remote| remote.port() != 0);
@@ -582,6 +590,10 @@ impl Session {
     fn is_in_use(&self, now: Instant) -> bool {
         now < self.born + IDLE_AFTER || self.owed_since.is_some() || self.unanswered_since.is_some()
     }
+}
+
+fn ping_interval(is_kept: bool) -> Duration {
+    if is_kept { PING_INTERVAL } else { KEEPALIVE_INTERVAL }
 }
 
 fn needs_rekey(session: &Session, suite: Suite, after: Duration, now: Instant) -> bool {

@@ -394,6 +394,29 @@ fn an_echo_comes_back_with_and_without_a_session_and_not_from_the_dead() {
 }
 
 #[test]
+fn of_two_neighbors_one_pings_for_both_and_each_knows_the_round_trip() {
+    let mut cluster = Cluster::new();
+    (1..=2).for_each(|n| cluster.add(n, 1, 1, vec![]));
+    cluster.delays.insert((address(1), address(2)), Duration::from_millis(20));
+    cluster.seed(2, 1);
+    cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2]));
+    // A pong is the one datagram of this length: what it answers has 8 bytes more, and without a nonce it has 42.
+    let is_pong = |datagram: &Vec<u8>| (43..=46).contains(&datagram.len());
+    let mut n_pongs = 0;
+    for _ in 0..60_000 / 20 {
+        cluster.run_for(Duration::from_millis(20));
+        n_pongs += cluster.late.iter().filter(|(_, (_, _, datagram))| is_pong(datagram)).count();
+    }
+    // Each is under way for 20 ms, so it is seen once. If both pinged every second, there were 120.
+    assert!((45..=85).contains(&n_pongs), "{n_pongs} pings in 60 s");
+    let now = cluster.now;
+    for n in 1..=2 {
+        let rtt = cluster.host(n).node.peer_reports(now)[0].rtt.expect("a round trip");
+        assert!((40..60).contains(&rtt.as_millis()), "host {n}: {rtt:?}");
+    }
+}
+
+#[test]
 fn what_is_said_of_a_bench_comes_to_the_peer_it_is_for_and_to_no_other() {
     let mut cluster = Cluster::new();
     (1..=3).for_each(|n| cluster.add(n, 1, 1, vec![]));
