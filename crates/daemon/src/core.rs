@@ -16,7 +16,7 @@ use weft_router::Router;
 use weft_wire::{AddressFamily, DEFAULT_UNDERLAY_MTU, EndpointId, MIN_UNDERLAY_MTU, NetworkId, overlay_mtu};
 
 use crate::metrics::DriverCalls;
-use crate::node_task::NodeHandle;
+use crate::node_thread::NodeHandle;
 use crate::settings::{PeerAddress, Settings};
 use crate::store::{Changes, Store, StoreError};
 

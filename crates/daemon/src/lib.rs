@@ -16,7 +16,7 @@ mod engine;
 mod http;
 mod machine;
 mod metrics;
-mod node_task;
+mod node_thread;
 mod orders;
 mod paths;
 mod ping;

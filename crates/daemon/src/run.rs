@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use arc_swap::ArcSwap;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tracing::{debug, info, warn};
 use weft_dataplane::Snapshot;
 use weft_driver::Scope;
@@ -22,7 +23,7 @@ use crate::control::Controls;
 use crate::core::{Core, EMPTY_NETWORK_HOLD, Fault, JoinWish, Network, Running};
 use crate::docker;
 use crate::engine::Engine;
-use crate::node_task;
+use crate::node_thread;
 use crate::settings::{PeerAddress, Settings};
 use crate::store::{Changes, Store};
 
@@ -197,15 +198,15 @@ async fn admission(core: &Core) -> anyhow::Result<Admission> {
 
 /// Router and node of a cluster; nothing else runs on them yet.
 struct Traffic {
-    node: node_task::NodeHandle,
-    task: tokio::task::JoinHandle<()>,
+    node: node_thread::NodeHandle,
+    ended: oneshot::Receiver<()>,
     router: Arc<Router>,
 }
 
 async fn carry(core: &Arc<Core>, secrets: Vec<ClusterSecret>, joining: bool) -> Result<Traffic, Obstacle> {
     let settings = &core.settings;
     let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
-    let queue = node_task::Queue::new();
+    let queue = node_thread::Queue::new();
     let inlet = queue.inlet();
     let config =
         RouterConfig { n_workers: settings.n_workers, port: settings.port, ..RouterConfig::default() };
@@ -228,8 +229,9 @@ async fn carry(core: &Arc<Core>, secrets: Vec<ClusterSecret>, joining: bool) -> 
     let node = Node::new(config, Instant::now(), &mut rand::rng())?;
     let (id, port, suite) = (node.id(), settings.port, settings.suite);
     info!(%name, %id, port, %suite, joining, "node started");
-    let (node, task) = node_task::spawn(node, queue, Arc::clone(&router), snapshots, Arc::clone(&core.store));
-    Ok(Traffic { node, task, router })
+    let (node, ended) =
+        node_thread::spawn(node, queue, Arc::clone(&router), snapshots, Arc::clone(&core.store))?;
+    Ok(Traffic { node, ended, router })
 }
 
 async fn start(core: &Arc<Core>) -> Result<(), Obstacle> {
@@ -286,10 +288,10 @@ async fn join(core: &Arc<Core>, wish: &JoinWish) -> anyhow::Result<ClusterSecret
     };
     let secret = tokio::time::timeout(JOIN_LIMIT, welcome).await;
     // The port must be free for the router of the cluster.
-    let Traffic { node, task, router } = traffic;
+    let Traffic { node, ended, router } = traffic;
     node.stop().await;
-    if let Err(error) = task.await {
-        warn!(%error, "the node's task ended badly");
+    if ended.await.is_err() {
+        warn!("the node's thread ended badly");
     }
     drop(router);
     let secret = secret.ok().flatten().with_context(|| {

@@ -1,6 +1,10 @@
-//! The task that owns the node: feeds it the router's input, the time and what the daemon asks, and carries out what it
+//! The thread that owns the node: feeds it the router's input, the time and what the daemon asks, and carries out what it
 //! decides.
+//!
+//! It is a thread of its own for two reasons. What else the daemon does, some of which waits for the kernel, does not make
+//! peers wait for an answer. And a message wakes one thread: threads that share their tasks wake each other, too.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -44,7 +48,7 @@ impl Inlet {
     }
 }
 
-/// Where the node's inputs wait until its task runs.
+/// Where the node's inputs wait until its thread runs.
 pub(crate) struct Queue {
     sender: mpsc::Sender<Input>,
     receiver: mpsc::Receiver<Input>,
@@ -130,7 +134,7 @@ impl NodeHandle {
         &self.counts
     }
 
-    /// Ends the task, which lets go of the router.
+    /// Ends the thread, which lets go of the router.
     pub(crate) async fn stop(&self) {
         // It may have ended.
         let _ = self.sender.send(Input::Stop).await;
@@ -151,14 +155,15 @@ impl NodeHandle {
     }
 }
 
-/// Starts the task. It ends when it is told to, or when the handle and the router's inlet are gone.
+/// Starts the thread. It ends when it is told to, or when the handle and the router's inlet are gone; then the receiver has
+/// its word, or an error if it panicked.
 pub(crate) fn spawn(
     node: Node,
     queue: Queue,
     router: Arc<Router>,
     snapshots: Arc<ArcSwap<Snapshot>>,
     store: Arc<Store>,
-) -> (NodeHandle, tokio::task::JoinHandle<()>) {
+) -> io::Result<(NodeHandle, oneshot::Receiver<()>)> {
     let Queue { sender, receiver } = queue;
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let counts = Arc::new(EventCounts::default());
@@ -169,8 +174,15 @@ pub(crate) fn spawn(
         counts: Arc::clone(&counts),
         services: view,
     };
-    let task = tokio::spawn(run(node, receiver, router, outlets, store));
-    (NodeHandle { sender, events, counts, services, snapshots }, task)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (end, ended) = oneshot::channel();
+    let work = move || {
+        runtime.block_on(run(node, receiver, router, outlets, store));
+        // The daemon may have given up waiting.
+        let _ = end.send(());
+    };
+    std::thread::Builder::new().name("node".to_owned()).spawn(work)?;
+    Ok((NodeHandle { sender, events, counts, services, snapshots }, ended))
 }
 
 /// Where others see what the node has come to.
@@ -191,7 +203,7 @@ async fn run(
     let (keeper, writes) = mpsc::channel(MAX_WRITES);
     let writing = tokio::spawn(write_all(store, writes));
     drive(node, inputs, router, outlets, keeper).await;
-    // Who waits for this task's end finds on the disk what it had to keep.
+    // Who waits for this thread's end finds on the disk what it had to keep.
     if let Err(error) = writing.await {
         warn!(%error, "the task that writes to the disk ended badly");
     }
