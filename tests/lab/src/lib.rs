@@ -31,6 +31,7 @@
 mod capture;
 mod cgroup;
 mod command;
+mod debian;
 mod deploy;
 mod dockerd;
 mod engine;
@@ -50,6 +51,7 @@ mod wait;
 pub use self::{
     capture::{Capture, Captured},
     command::Output,
+    debian::{DebianRoot, unshared},
     deploy::{DRIVER, PLUGIN, SECRET, Weft},
     engine::Engine,
     host::{Background, COMMAND_LIMIT, Host},

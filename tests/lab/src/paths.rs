@@ -2,7 +2,7 @@
 
 use std::{env, path::PathBuf};
 
-/// The engines' root filesystems and extracted tools; kept between runs. `WEFT_LAB_CACHE` overrides it.
+/// Root filesystems, of the engines and for builds, and extracted tools; kept between runs. `WEFT_LAB_CACHE` overrides it.
 #[must_use]
 pub fn cache_dir() -> PathBuf {
     env::var_os("WEFT_LAB_CACHE").map_or_else(|| "/var/cache/weft-lab".into(), PathBuf::from)
