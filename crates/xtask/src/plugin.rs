@@ -1,7 +1,8 @@
 //! The managed plugin's directory: `config.json` and a `rootfs/` with the program and what it calls, no more.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
+    env,
     ffi::OsStr,
     fs,
     os::unix::fs::symlink,
@@ -9,7 +10,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::cargo;
 
@@ -47,9 +48,41 @@ fn build(profile: &str) -> Result<PathBuf> {
     Ok(cargo::target_dir()?.join(profile).join("weft"))
 }
 
+/// The Debian that iptables and the libraries are taken from: the one that the program was linked in, since a C library
+/// older than that one's has not all that the program calls.
+#[derive(Debug)]
+pub(crate) struct Base {
+    pub(crate) root: PathBuf,
+    /// Debian's name of the architecture, as in the path of its libraries.
+    pub(crate) triplet: String,
+}
+
+impl Base {
+    fn this_machine() -> Self {
+        Self { root: "/".into(), triplet: format!("{}-linux-gnu", env::consts::ARCH) }
+    }
+
+    fn libraries(&self) -> PathBuf {
+        Path::new("usr/lib").join(&self.triplet)
+    }
+
+    /// A program of binutils that knows this architecture.
+    fn binutil(&self, name: &str) -> Result<Command> {
+        let program = format!("{}-{name}", self.triplet);
+        let package = format!("binutils-{}", self.triplet.replace('_', "-"));
+        weft_lab::install_missing(&[(&program, &package)])?;
+        Ok(Command::new(program))
+    }
+}
+
 /// Writes the plugin with `weft` as its program to `out`, whose earlier content goes.
 pub(crate) fn make(weft: &Path, out: &Path) -> Result<()> {
-    weft_lab::install_missing(&[("xtables-nft-multi", "iptables"), ("strip", "binutils")])?;
+    weft_lab::install_missing(&[("xtables-nft-multi", "iptables")])?;
+    make_of(weft, &Base::this_machine(), out)
+}
+
+/// [`make`] for the machines that `base` is for.
+pub(crate) fn make_of(weft: &Path, base: &Base, out: &Path) -> Result<()> {
     let rootfs = out.join("rootfs");
     if rootfs.exists() {
         fs::remove_dir_all(&rootfs)?;
@@ -71,13 +104,12 @@ pub(crate) fn make(weft: &Path, out: &Path) -> Result<()> {
     }
 
     let program = rootfs.join("usr/bin/weft");
-    let status = Command::new("strip").arg("--strip-debug").arg("-o").arg(&program).arg(weft).status()?;
+    let status = base.binutil("strip")?.arg("--strip-debug").arg("-o").arg(&program).arg(weft).status()?;
     ensure!(status.success(), "strip: {status}");
-    let mut libraries = libraries_of(weft)?;
+    let mut files = BTreeMap::new();
     for program in XTABLES {
-        let source = weft_lab::find_program(program).with_context(|| format!("no program {program}"))?;
-        fs::copy(&source, rootfs.join("usr/sbin").join(program))?;
-        libraries.extend(libraries_of(&source)?);
+        let place = Path::new("usr/sbin").join(program);
+        files.insert(place.clone(), base.root.join(place));
     }
     for family in ["iptables", "ip6tables"] {
         for action in ["", "-save", "-restore"] {
@@ -86,44 +118,63 @@ pub(crate) fn make(weft: &Path, out: &Path) -> Result<()> {
             }
         }
     }
-    // The extensions are loaded by name, from beside the library.
-    let xtables = libraries
-        .iter()
-        .find(|file| {
-            file.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libxtables.so"))
-        })
-        .and_then(|file| Some(file.canonicalize().ok()?.parent()?.join("xtables")))
-        .context("iptables is not linked with libxtables")?;
-    for entry in fs::read_dir(&xtables).with_context(|| format!("no {}", xtables.display()))? {
+    // Loaded by name, from beside the library.
+    let extensions = base.libraries().join("xtables");
+    let dir = base.root.join(&extensions);
+    for entry in fs::read_dir(&dir).with_context(|| format!("no {}", dir.display()))? {
         let file = entry?.path();
-        let is_for_arp_or_bridge = file.file_name().is_some_and(|name| {
-            [&b"libarpt"[..], b"libebt"].iter().any(|p| name.as_encoded_bytes().starts_with(p))
-        });
+        let name = file.file_name().unwrap_or_default();
+        let is_for_arp_or_bridge =
+            [&b"libarpt"[..], b"libebt"].iter().any(|p| name.as_encoded_bytes().starts_with(p));
         if file.extension() == Some(OsStr::new("so")) && !is_for_arp_or_bridge {
-            libraries.insert(file);
+            files.insert(extensions.join(name), file);
         }
     }
-    for library in libraries {
-        let to = rootfs.join(library.strip_prefix("/").unwrap_or(&library));
-        fs::create_dir_all(to.parent().context("a library is in a directory")?)?;
-        fs::copy(&library, &to).with_context(|| format!("cannot copy {}", library.display()))?;
+    add_libraries(weft, &mut files, base)?;
+    for (place, file) in files {
+        let to = rootfs.join(place);
+        fs::create_dir_all(to.parent().context("a file is in a directory")?)?;
+        fs::copy(&file, &to).with_context(|| format!("cannot copy {}", file.display()))?;
     }
     Ok(())
 }
 
-/// The shared libraries that a program needs, and its loader.
-fn libraries_of(program: &Path) -> Result<BTreeSet<PathBuf>> {
-    let done = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
-    let text = String::from_utf8_lossy(&done.stdout);
-    if text.contains("not found") {
-        bail!("{} lacks a library:\n{text}", program.display());
+/// Adds the loader and the libraries that `program` and `files` need, and that these need. Keys are places in the plugin.
+fn add_libraries(program: &Path, files: &mut BTreeMap<PathBuf, PathBuf>, base: &Base) -> Result<()> {
+    let mut unread: Vec<PathBuf> = files.values().cloned().chain([program.to_owned()]).collect();
+    while !unread.is_empty() {
+        let mut readelf = base.binutil("readelf")?;
+        readelf.args(["--wide", "--program-headers", "--dynamic"]).args(unread.drain(..)).env("LC_ALL", "C");
+        let done = readelf.output().context("cannot start readelf")?;
+        ensure!(done.status.success(), "readelf: {}", String::from_utf8_lossy(&done.stderr).trim());
+        for place in needed(&String::from_utf8_lossy(&done.stdout), &base.libraries()) {
+            // The loader's place is set for its architecture; Debian has a link there to where the libraries are.
+            let name = place.file_name().context("a library has a name")?;
+            let library = base.root.join(base.libraries()).join(name);
+            ensure!(library.is_file(), "a library is needed that is not there: {}", library.display());
+            if files.insert(place, library.clone()).is_none() {
+                unread.push(library);
+            }
+        }
     }
-    Ok(text
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(|word| PathBuf::from(word.trim_end_matches(':')))
-        .filter(|file| file != program)
-        .collect())
+    Ok(())
+}
+
+/// The places of the loader and the libraries that files ask for, of what readelf says about these.
+fn needed(readelf: &str, libraries: &Path) -> Vec<PathBuf> {
+    let between = |line: &str, before: &str| Some(line.split_once(before)?.1.split_once(']')?.0.to_owned());
+    readelf
+        .lines()
+        .filter_map(|line| {
+            if let Some(loader) = between(line, "[Requesting program interpreter: /") {
+                // Its place is written with the links of a merged /usr.
+                return Some(Path::new("usr").join(loader));
+            }
+            let name = between(line, "Shared library: [")?;
+            // Some libraries name the loader too, which is there before them.
+            (!name.starts_with("ld-linux")).then(|| libraries.join(name))
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -132,9 +183,23 @@ mod tests {
 
     #[test]
     fn a_program_needs_its_loader_and_libc() {
-        let libraries = libraries_of(Path::new("/bin/sh")).unwrap();
-        assert!(libraries.iter().any(|file| file.to_string_lossy().contains("libc.so")), "{libraries:?}");
-        assert!(libraries.iter().any(|file| file.to_string_lossy().contains("ld-linux")), "{libraries:?}");
+        let mut files = BTreeMap::new();
+        add_libraries(Path::new("/bin/sh"), &mut files, &Base::this_machine()).unwrap();
+        let names: Vec<_> = files.keys().map(|place| place.file_name().unwrap().to_string_lossy()).collect();
+        assert!(names.iter().any(|name| name == "libc.so.6"), "{names:?}");
+        assert_eq!(names.iter().filter(|name| name.starts_with("ld-linux")).count(), 1, "{names:?}");
+    }
+
+    #[test]
+    fn loader_and_libraries_are_read_of_what_readelf_says() {
+        let text = "  INTERP  0x000238 0x0000000000000238 0x0000000000000238 0x00001b 0x00001b R   0x1\n\
+            \x20     [Requesting program interpreter: /lib/ld-linux-aarch64.so.1]\n\
+            \x200x0000000000000001 (NEEDED)             Shared library: [libgcc_s.so.1]\n\
+            \x200x0000000000000001 (NEEDED)             Shared library: [ld-linux-aarch64.so.1]\n\
+            \x200x000000000000000e (SONAME)             Library soname: [libm.so.6]\n";
+        let libraries = Path::new("usr/lib/aarch64-linux-gnu");
+        let places = ["usr/lib/ld-linux-aarch64.so.1", "usr/lib/aarch64-linux-gnu/libgcc_s.so.1"];
+        assert_eq!(needed(text, libraries), places.map(PathBuf::from));
     }
 
     #[test]
