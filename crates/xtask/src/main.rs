@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod cross;
 mod deb;
 mod demo;
 mod plugin;
@@ -9,9 +10,9 @@ mod supply;
 mod test;
 mod tidy;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 use weft_lab::Engine;
 
 /// Developer commands of weft.
@@ -55,11 +56,20 @@ enum Command {
         /// Where config.json and rootfs/ are written
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// For machines of another architecture than this one's
+        #[arg(long, value_name = "ARCH")]
+        arch: Option<Arch>,
     },
     /// Build the release and write a Debian package of the daemon and the command line
     Deb,
     /// Check the order of the crates, the length of files, where unsafe code may stand, and licences
     Tidy,
+}
+
+/// What a plugin can be made for anywhere.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Arch {
+    Arm64,
 }
 
 fn main() -> ExitCode {
@@ -69,7 +79,10 @@ fn main() -> ExitCode {
         Command::Demo { enter: Some(host), .. } => demo::enter(&host).map(|()| true),
         Command::Demo { engine, .. } => demo::up(engine).map(|()| true),
         Command::Bench(args) => bench::run(&args).map(|()| true),
-        Command::Plugin { out } => {
+        Command::Plugin { out, arch: Some(Arch::Arm64) } if env::consts::ARCH != "aarch64" => {
+            cross::build_release().and_then(|(weft, base)| plugin::make_of(&weft, &base, &out)).map(|()| true)
+        }
+        Command::Plugin { out, .. } => {
             plugin::build_release().and_then(|weft| plugin::make(&weft, &out)).map(|()| true)
         }
         Command::Deb => deb::run().map(|file| {
