@@ -28,8 +28,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const PINGED_INTERVALS: u32 = 4;
 /// A session without a network in common is given up when no frame or message of the mesh passed for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(90);
-/// A neighbor that does not answer directly for this long is cut off from this host.
+/// A neighbor that does not answer directly for this long is cut off from this host, if it was asked so often.
 const CUT_AFTER: Duration = Duration::from_millis(3500);
+const MIN_UNANSWERED: u32 = 2;
 /// So is one that is heard, and does not answer so many pings in a row: the way there is cut, the way back is not.
 const MAX_UNANSWERED: u32 = 6;
 /// A session on which nothing comes back for this long is doubted: the peer may have restarted.
@@ -102,8 +103,7 @@ impl Node {
             Control::Ping { nonce, seen_at } => {
                 self.say_on(number, &Control::Pong { nonce }.to_bytes(), false, now);
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    // Half an interval more than until its next one, which may come a little late.
-                    let due = now + ping_interval(peer.is_kept(now)) * 3 / 2;
+                    let due = now + awaited_ping(peer.is_kept(now));
                     peer.next_ping = peer.next_ping.max(due.min(peer.latest_ping));
                 }
                 let seen_at = seen_at.map(canonical).filter(|_| remote.port() != 0);
@@ -446,8 +446,10 @@ impl Node {
             .values()
             .filter(|p| p.is_kept(now) && !p.is_cut && p.current.is_some())
             .filter(|p| {
+                // One that has become a neighbor or relay a moment ago may have had nothing to say before.
+                let was_asked = p.n_unanswered >= MIN_UNANSWERED;
                 let is_silent = p.last_heard_directly.is_none_or(|heard| now >= heard + CUT_AFTER);
-                is_silent || p.n_unanswered >= MAX_UNANSWERED
+                (is_silent && was_asked) || p.n_unanswered >= MAX_UNANSWERED
             })
             .map(|p| p.id)
             .collect();
@@ -476,8 +478,12 @@ impl Node {
         let mut due = Vec::new();
         for peer in self.peers.values_mut() {
             let Some(session) = peer.current.and_then(|n| self.sessions.get(&n)) else { continue };
+            let is_kept = peer.is_kept(now);
+            if is_kept {
+                // It may have become one a moment ago.
+                peer.next_ping = peer.next_ping.min(now + awaited_ping(is_kept));
+            }
             if now >= peer.next_ping {
-                let is_kept = peer.is_kept(now);
                 peer.next_ping = now + ping_interval(is_kept);
                 peer.latest_ping = now + ping_interval(is_kept) * PINGED_INTERVALS;
                 let nonce = rng.random_range(1..=u32::MAX);
@@ -594,6 +600,11 @@ impl Session {
 
 fn ping_interval(is_kept: bool) -> Duration {
     if is_kept { PING_INTERVAL } else { KEEPALIVE_INTERVAL }
+}
+
+/// How long the other side's ping is waited for, which may come a little late.
+fn awaited_ping(is_kept: bool) -> Duration {
+    ping_interval(is_kept) * 3 / 2
 }
 
 fn needs_rekey(session: &Session, suite: Suite, after: Duration, now: Instant) -> bool {

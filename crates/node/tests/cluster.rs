@@ -417,6 +417,29 @@ fn of_two_neighbors_one_pings_for_both_and_each_knows_the_round_trip() {
 }
 
 #[test]
+fn a_peer_that_had_nothing_to_say_is_not_taken_for_cut_off_when_it_becomes_a_neighbor() {
+    let mut cluster = Cluster::new();
+    for n in 1..=24 {
+        cluster.start(n, config(n, 1));
+        cluster.seed(n, 1);
+    }
+    // Long enough that there are sessions, and that the last word on each is old; each pair has words of its own.
+    for quiet in [30, 7] {
+        cluster.run_for(Duration::from_secs(quiet));
+        (1..=24).for_each(|n| cluster.populate(n));
+        cluster.run_for(Duration::from_secs(30));
+        for n in 1..=24 {
+            let now = cluster.now;
+            cluster.host(n).node.leave_network(NET, now);
+        }
+    }
+    for n in 1..=24 {
+        let cut = |e: &Event| matches!(e, Event::PathChanged { direct: false, .. });
+        assert_eq!(cluster.host(n).n_events(cut), 0, "host {n}");
+    }
+}
+
+#[test]
 fn what_is_said_of_a_bench_comes_to_the_peer_it_is_for_and_to_no_other() {
     let mut cluster = Cluster::new();
     (1..=3).for_each(|n| cluster.add(n, 1, 1, vec![]));
