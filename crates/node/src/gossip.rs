@@ -66,7 +66,7 @@ impl Node {
                 if self.gate.is_barred(id) {
                     return;
                 }
-                if !self.say(id, &message, true, now)
+                if !self.say_of_mesh(id, &message, now)
                     && let Some(peer) = self.ensure_peer(id, now)
                 {
                     peer.enqueue(message);
@@ -79,7 +79,7 @@ impl Node {
                     session.is_some_and(|s| s.remote == address && s.unanswered_since.is_none())
                 });
                 if let Some(id) = connected.map(|peer| peer.id) {
-                    self.say(id, &message, true, now);
+                    self.say_of_mesh(id, &message, now);
                 } else if let Some(seed) = self.seeds.get_mut(&address) {
                     seed.message = Some(message);
                     self.next_tick = now;

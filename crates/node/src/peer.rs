@@ -44,6 +44,8 @@ pub(crate) struct Session {
     pub(crate) unanswered_since: Option<Instant>,
     /// When the peer said something that was not answered yet.
     pub(crate) owed_since: Option<Instant>,
+    /// When a message of the mesh passed last, either way.
+    pub(crate) meshed_at: Option<Instant>,
     /// To be dropped then: it only told the peer something.
     pub(crate) ends: Option<Instant>,
 }

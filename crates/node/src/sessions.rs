@@ -28,6 +28,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const PINGED_INTERVALS: u32 = 4;
 /// A session without a network in common is given up when no frame or message of the mesh passed for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(90);
+/// What passed within this time was lately, when a session is due to be renewed.
+const LATELY: Duration = Duration::from_secs(1);
 /// A neighbor that does not answer directly for this long is cut off from this host, if it was asked so often.
 const CUT_AFTER: Duration = Duration::from_millis(3500);
 const MIN_UNANSWERED: u32 = 2;
@@ -92,10 +94,14 @@ impl Node {
         let Some(session) = self.sessions.get_mut(&number) else { return false };
         let Ok(message) = postcard::from_bytes::<Control<'_>>(bytes) else { return false };
         let (id, remote, is_direct) = (session.peer, session.remote, session.is_direct());
-        session.unanswered_since = None;
+        let was_asked = session.unanswered_since.take().is_some();
         match message {
             Control::Mesh(bytes) if !self.joining => {
-                session.owed_since.get_or_insert(now);
+                session.meshed_at = Some(now);
+                // An answer is not answered, or of two that have nothing more to say each would have the last word.
+                if !was_asked {
+                    session.owed_since.get_or_insert(now);
+                }
                 self.mesh.handle_message(id, bytes, now);
                 self.pump(now);
             }
@@ -231,6 +237,7 @@ impl Node {
             n_heard: 0,
             unanswered_since: None,
             owed_since: None,
+            meshed_at: None,
             ends: None,
         };
         if !self.joining && self.gate.is_token(secret) {
@@ -556,6 +563,15 @@ impl Node {
         self.drain_handshakes(now);
     }
 
+    /// Seals a message of the mesh for a peer on its session, if it has one. The peer will answer, unless this is the answer.
+    pub(crate) fn say_of_mesh(&mut self, id: PeerId, message: &[u8], now: Instant) -> bool {
+        let Some(number) = self.peers.get(&id).and_then(|p| p.current) else { return false };
+        let Some(session) = self.sessions.get_mut(&number) else { return false };
+        session.meshed_at = Some(now);
+        let is_answer = session.owed_since.is_some();
+        self.say_on(number, message, !is_answer, now)
+    }
+
     /// Seals a message for a peer on its session, if it has one; `expects`: the peer will answer.
     pub(crate) fn say(&mut self, id: PeerId, message: &[u8], expects: bool, now: Instant) -> bool {
         let current = self.peers.get(&id).and_then(|p| p.current);
@@ -594,7 +610,7 @@ impl Session {
 
     /// Whether it is young enough, or something but keepalives passed lately.
     fn is_in_use(&self, now: Instant) -> bool {
-        now < self.born + IDLE_AFTER || self.owed_since.is_some() || self.unanswered_since.is_some()
+        now < self.born + IDLE_AFTER || self.meshed_at.is_some_and(|at| now < at + LATELY)
     }
 }
 

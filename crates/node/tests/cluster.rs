@@ -393,6 +393,29 @@ fn an_echo_comes_back_with_and_without_a_session_and_not_from_the_dead() {
     assert!(counts.handshakes_made > 0 && counts.handshakes_failed > 0, "{counts:?}");
 }
 
+/// Datagrams of these lengths. Nothing but pongs is shorter than 47 bytes; those that answer no ping have 42.
+fn n_under_way(cluster: &Cluster, lens: std::ops::RangeInclusive<usize>) -> usize {
+    cluster.late.iter().filter(|(_, (_, _, datagram))| lens.contains(&datagram.len())).count()
+}
+
+#[test]
+fn what_answers_is_not_answered() {
+    let mut cluster = Cluster::new();
+    for n in 1..=4 {
+        cluster.start(n, config(n, 1));
+        cluster.seed(n, 1);
+        (1..n).for_each(|m| drop(cluster.delays.insert((address(m), address(n)), Duration::from_millis(20))));
+    }
+    cluster.run_for(Duration::from_secs(10));
+    let mut n_pongs = 0;
+    for _ in 0..60_000 / 20 {
+        cluster.run_for(Duration::from_millis(20));
+        n_pongs += n_under_way(&cluster, 0..=42);
+    }
+    // The mesh's probes, 120 of each host, have answers of its own; other messages of it have none.
+    assert!(n_pongs < 100, "{n_pongs} in 60 s");
+}
+
 #[test]
 fn of_two_neighbors_one_pings_for_both_and_each_knows_the_round_trip() {
     let mut cluster = Cluster::new();
@@ -400,12 +423,10 @@ fn of_two_neighbors_one_pings_for_both_and_each_knows_the_round_trip() {
     cluster.delays.insert((address(1), address(2)), Duration::from_millis(20));
     cluster.seed(2, 1);
     cluster.run_until(Duration::from_secs(5), "mesh", |c| full_mesh(c, &[1, 2]));
-    // A pong is the one datagram of this length: what it answers has 8 bytes more, and without a nonce it has 42.
-    let is_pong = |datagram: &Vec<u8>| (43..=46).contains(&datagram.len());
     let mut n_pongs = 0;
     for _ in 0..60_000 / 20 {
         cluster.run_for(Duration::from_millis(20));
-        n_pongs += cluster.late.iter().filter(|(_, (_, _, datagram))| is_pong(datagram)).count();
+        n_pongs += n_under_way(&cluster, 43..=46);
     }
     // Each is under way for 20 ms, so it is seen once. If both pinged every second, there were 120.
     assert!((45..=85).contains(&n_pongs), "{n_pongs} pings in 60 s");
