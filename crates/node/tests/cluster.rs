@@ -404,7 +404,7 @@ fn what_answers_is_not_answered() {
     for n in 1..=4 {
         cluster.start(n, config(n, 1));
         cluster.seed(n, 1);
-        (1..n).for_each(|m| drop(cluster.delays.insert((address(m), address(n)), Duration::from_millis(20))));
+        cluster.delays.extend((1..n).map(|m| ((address(m), address(n)), Duration::from_millis(20))));
     }
     cluster.run_for(Duration::from_secs(10));
     let mut n_pongs = 0;
