@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             shared("only_ciphertext_on_the_wire", underlay::only_ciphertext_on_the_wire).once(),
             shared("mtu_at_every_hop", underlay::mtu_at_every_hop).once(),
             shared("bad_options", options::bad_options),
-            shared("malformed_requests", options::malformed_requests),
+            shared("malformed_requests", options::malformed_requests).once(),
             shared("plugin_killed_under_ping", crash::plugin_killed_under_ping),
             shared("plugin_disabled_and_enabled", crash::plugin_disabled_and_enabled),
             shared("dockerd_killed", crash::dockerd_killed),
