@@ -488,7 +488,7 @@ impl Node {
             let is_kept = peer.is_kept(now);
             if is_kept {
                 // It may have become one a moment ago.
-                peer.next_ping = peer.next_ping.min(now + awaited_ping(is_kept));
+                peer.next_ping = peer.next_ping.min(now + awaited_ping(true));
             }
             if now >= peer.next_ping {
                 peer.next_ping = now + ping_interval(is_kept);

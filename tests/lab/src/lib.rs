@@ -57,7 +57,7 @@ pub use self::{
     host::{Background, COMMAND_LIMIT, Host},
     image::BUSYBOX,
     lab::{Lab, LabConfig},
-    packages::{extracted_library, find as find_program, install_missing},
+    packages::{extracted_library, install_missing},
     paths::cache_dir,
     record::{remove_staying, staying, sweep},
     registry::REGISTRY,

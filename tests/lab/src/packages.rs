@@ -55,7 +55,7 @@ pub(crate) fn install_needed() -> Result<()> {
 
 /// The program as found on the path, also where root's path of a plain shell does not look.
 #[must_use]
-pub fn find(program: &str) -> Option<PathBuf> {
+fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from))
