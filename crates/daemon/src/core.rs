@@ -419,16 +419,22 @@ impl Core {
         removed
     }
 
-    /// Makes the endpoint's links and announces it. The network must be up.
+    /// Makes the endpoint's links and announces it meanwhile; both, or none. The network must be up.
     pub(crate) async fn connect(
         &self,
         running: &Running,
         place: Place,
         record: &EndpointRecord,
     ) -> Result<(), BackendError> {
-        self.links.ensure_endpoint(&spec_of(place, record)).await.map_err(failed)?;
-        let announced = announcement(place.network, record);
-        running.node.call(move |node, now| node.set_endpoint(announced, now)).await;
+        let (spec, announced) = (spec_of(place, record), announcement(place.network, record));
+        let (linked, _) = tokio::join!(
+            self.links.ensure_endpoint(&spec),
+            running.node.call(move |node, now| node.set_endpoint(announced, now))
+        );
+        if let Err(error) = linked {
+            running.node.call(move |node, now| node.remove_endpoint(&spec.id, now)).await;
+            return Err(failed(error));
+        }
         Ok(())
     }
 

@@ -96,6 +96,30 @@ struct Wires {
     /// endpoint, alone by all others.
     changing: Arc<RwLock<()>>,
     turns: Arc<Turns>,
+    bridges: Arc<Bridges>,
+}
+
+/// The indexes of bridges that were found to be weft's. The kernel gives an index to no other link while it runs, so one that
+/// is out of date is refused.
+#[derive(Debug, Default)]
+struct Bridges(std::sync::Mutex<HashMap<NetworkId, u32>>);
+
+impl Bridges {
+    fn known(&self, network: NetworkId) -> Option<u32> {
+        self.lock().get(&network).copied()
+    }
+
+    fn keep(&self, network: NetworkId, index: u32) {
+        self.lock().insert(network, index);
+    }
+
+    fn forget(&self, network: NetworkId) {
+        self.lock().remove(&network);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NetworkId, u32>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Calls for one endpoint come one after the other, those for different ones side by side.
@@ -130,6 +154,7 @@ impl Wires {
             guards: Guards::new(),
             changing: Arc::default(),
             turns: Arc::default(),
+            bridges: Arc::default(),
         })
     }
 
@@ -171,6 +196,7 @@ impl Wires {
             .mtu(spec.overlay_mtu.into())
             .build();
         self.kernel.change(name, Step::Configure, message).await?;
+        self.bridges.keep(spec.id, link.index);
         if outcome == Outcome::Adopted {
             self.kernel.change(name, Step::Configure, bridge_change(link.index, bridge_options())).await?;
             // Off in a new bridge. Kernels without VLAN filtering refuse even this.
@@ -225,9 +251,15 @@ impl Wires {
         let _changing = self.changing.read().await;
         let turn = self.turns.of(&spec.id);
         let _turn = turn.lock().await;
+        // Most often nothing is there yet, and the bridge is. Not to look first spares requests, each of which waits until the
+        // kernel is done with all changes of links that others are making.
+        if let Some(bridge) = self.bridges.known(spec.network)
+            && self.create_veth(spec, &names, mac, bridge).await.is_ok()
+        {
+            return self.set_up_endpoint(spec, names, &alias).await;
+        }
         let bridge = self.bridge_of(spec.network, &spec.docker_network_id).await?.index;
-        // Most often nothing is there yet. Not to look first spares requests, each of which waits until the kernel is done
-        // with all changes of links that others are making.
+        self.bridges.keep(spec.network, bridge);
         match self.create_veth(spec, &names, mac, bridge).await {
             Err(failure) if failure.source.raw_os_error() == Some(EEXIST) => {}
             created => {
@@ -282,16 +314,12 @@ impl Wires {
     ) -> Result<EndpointLinks, EnsureError> {
         let host = Which::Name(&names.host);
         let rest = async {
-            let message = Which::Name(&names.container).message().alias(alias.to_string()).build();
-            // The kernel takes them in this order, without one waiting for another's answer.
-            let (ipv6, named, guarded) = tokio::join!(
-                self.kernel.name_and_isolate(&names.host, alias, host),
-                self.kernel.change(&names.container, Step::Configure, message),
+            // Nothing can come through it before the guard is there: until this call is answered, the container's end is down.
+            let (ipv6, guarded) = tokio::join!(
+                self.kernel.set_up_veth(&names.host, alias, host),
                 self.guards.ensure(&names.host, spec, true)
             );
-            let (ipv6, (), guarded) = (ipv6?, named?, guarded?);
-            // A bridge takes no frames from a port that is down.
-            self.kernel.up(&names.host, host).await?;
+            let (ipv6, guarded) = (ipv6?, guarded?);
             let names = names.clone();
             Ok(EndpointLinks { names, outcome: Outcome::Created, claimed: false, ipv6, guarded })
         };
@@ -319,7 +347,6 @@ impl Wires {
             let container =
                 container.ok_or_else(|| EnsureError::Missing { name: names.container.clone() })?;
             let message = LinkUnspec::new_with_index(container.index)
-                .alias(alias.to_string())
                 .mtu(spec.overlay_mtu.into())
                 .address(spec.mac.0.to_vec())
                 .build();
@@ -378,6 +405,7 @@ impl Wires {
 
     async fn remove_network(&self, network: NetworkId) -> Result<(), RemoveError> {
         let (bridge, tap) = (names::bridge_name(network), names::tap_name(network));
+        self.bridges.forget(network);
         let index = match self.kernel.find(&bridge).await {
             Ok(found) => found.map(|link| link.index),
             Err(failure) => return Err(RemoveError { failures: vec![failure] }),

@@ -143,21 +143,25 @@ impl Kernel {
         self.disable_ipv6(name)
     }
 
-    /// Gives a new link its alias and isolates it, in one request where the kernel knows all of it.
-    pub(super) async fn name_and_isolate(
+    /// Gives a container's new link its alias, isolates it and sets it up, in one request where the kernel knows all of it. It
+    /// has no carrier before the container's end is up, so that the kernel gives it no IPv6 address in between.
+    pub(super) async fn set_up_veth(
         &self,
         name: &str,
         alias: &Alias,
         which: Which<'_>,
     ) -> Result<Ipv6State, LinkFailure> {
         let named = || which.message().alias(alias.to_string());
-        let all =
-            named().append_extra_attribute(LinkAttribute::AfSpecUnspec(isolation().into_iter().collect()));
+        let all = named()
+            .up()
+            .append_extra_attribute(LinkAttribute::AfSpecUnspec(isolation().into_iter().collect()));
         if self.change(name, Step::Configure, all.build()).await.is_ok() {
             return Ok(self.disable_ipv6(name));
         }
         self.change(name, Step::Configure, named().build()).await?;
-        Ok(self.isolate(name, which).await)
+        let ipv6 = self.isolate(name, which).await;
+        self.up(name, which).await?;
+        Ok(ipv6)
     }
 
     fn disable_ipv6(&self, name: &str) -> Ipv6State {
