@@ -168,12 +168,7 @@ pub(crate) fn spawn(
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let counts = Arc::new(EventCounts::default());
     let (view, services) = watch::channel(Arc::clone(node.services()));
-    let outlets = Outlets {
-        snapshots: Arc::clone(&snapshots),
-        events: events.clone(),
-        counts: Arc::clone(&counts),
-        services: view,
-    };
+    let outlets = Outlets { events: events.clone(), counts: Arc::clone(&counts), services: view };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let (end, ended) = oneshot::channel();
     let work = move || {
@@ -187,7 +182,6 @@ pub(crate) fn spawn(
 
 /// Where others see what the node has come to.
 struct Outlets {
-    snapshots: Arc<ArcSwap<Snapshot>>,
     events: broadcast::Sender<Event>,
     counts: Arc<EventCounts>,
     services: watch::Sender<Arc<ServiceView>>,
@@ -239,7 +233,7 @@ async fn drive(
             node.handle_timeout(now, &mut rand::rng());
         }
         if let Some(snapshot) = node.take_snapshot() {
-            outlets.snapshots.store(snapshot);
+            router.publish(snapshot);
         }
         if let Some(services) = node.take_services() {
             outlets.services.send_replace(services);

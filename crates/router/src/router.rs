@@ -266,6 +266,13 @@ impl Router {
         bench::send(Job { context, snapshots: Arc::clone(&self.snapshots), peer, run, time }, rate)
     }
 
+    /// Makes workers go by `snapshot` from now on. An idle one is woken to let go of the one before, with which keys of ended
+    /// sessions would stay in memory; a busy one takes it with the next frame.
+    pub fn publish(&self, snapshot: Arc<Snapshot>) {
+        self.snapshots.store(snapshot);
+        self.mailboxes.iter().for_each(|mailbox| mailbox.wake.notify());
+    }
+
     /// Sends one datagram of the node from the port. Waits while the socket's buffer is full.
     ///
     /// # Errors

@@ -20,9 +20,6 @@ use crate::stats::add;
 
 const WAKE: u64 = u64::MAX;
 const UDP: u64 = u64::MAX - 1;
-/// An idle worker looks at the snapshot this often, so that keys of ended sessions do not stay in memory with it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// After the last frame a worker looks for the next one this long before it sleeps. An answer mostly comes within it, and
 /// waking a thread of a virtual machine costs up to 50 µs. Control messages keep no one awake.
 const STAY_AWAKE: Duration = Duration::from_micros(100);
@@ -148,9 +145,7 @@ impl Worker {
         let mut awake_until = Instant::now();
         loop {
             let awake = Instant::now() < awake_until;
-            if let Err(error) =
-                self.epoll.wait(&mut events, Some(if awake { Duration::ZERO } else { LOOK_EVERY }))
-            {
+            if let Err(error) = self.epoll.wait(&mut events, awake.then_some(Duration::ZERO)) {
                 tracing::error!(%error, "a worker cannot wait for its sockets");
                 return;
             }
@@ -166,6 +161,8 @@ impl Worker {
                         if obey(&self.context, &self.epoll, &mut self.taps) {
                             return;
                         }
+                        // What it held of the one before, it lets go of.
+                        self.snapshots.load();
                     }
                     UDP => moved |= self.ingress.run(&self.context, &mut self.snapshots, &self.taps),
                     token => {

@@ -73,3 +73,20 @@ fn a_session_counts_for_the_datagram_after_its_publication() {
         std::thread::yield_now();
     }
 }
+
+/// It holds keys of sessions that may have ended.
+#[test]
+fn an_idle_worker_lets_go_of_the_snapshot_before() {
+    let first = Arc::new(snapshot(&Arc::default()));
+    let (snapshots, held) = (Arc::new(ArcSwap::new(Arc::clone(&first))), Arc::downgrade(&first));
+    drop(first);
+    let config = RouterConfig { n_workers: Some(2), address: Ipv4Addr::LOCALHOST.into(), port: 0 };
+    let router = Router::start(config, snapshots, |_| true).unwrap();
+    assert!(held.upgrade().is_some());
+    router.publish(Arc::new(Snapshot::default()));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while held.upgrade().is_some() {
+        assert!(Instant::now() < deadline, "a worker holds on to it");
+        std::thread::yield_now();
+    }
+}
