@@ -330,6 +330,11 @@ impl Core {
         self.store.write(changes).await.map_err(failed)
     }
 
+    /// Keeps an endpoint's record; it outlives the daemon when this returns.
+    pub(crate) async fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), BackendError> {
+        self.store.put_endpoint(record).await.map_err(failed)
+    }
+
     /// The largest MTU that containers can have on this host's underlay.
     ///
     /// # Errors
@@ -459,7 +464,7 @@ impl Core {
 
     /// Takes an endpoint's record out of the state file.
     pub(crate) async fn forget_record(&self, endpoint_id: &str) -> Result<(), BackendError> {
-        self.write(Changes::default().remove_endpoint(endpoint_id)).await
+        self.store.remove_endpoint(endpoint_id).await.map_err(failed)
     }
 
     /// Withdraws the endpoint and removes its links.

@@ -153,10 +153,8 @@ impl Backend for Engine {
         };
         // Side by side: links without a record are collected, and so is a record without links. dockerd is answered
         // when there are both.
-        let (stored, made) = tokio::join!(
-            self.0.write(Changes::default().put_endpoint(&record)),
-            self.0.connect(&running, place, &record)
-        );
+        let (stored, made) =
+            tokio::join!(self.0.put_endpoint(&record), self.0.connect(&running, place, &record));
         if let Err(error) = stored.and(made) {
             if let Err(error) = self.forget_endpoint(&endpoint_id).await {
                 warn!(endpoint = %endpoint_id, %error, "half-made endpoint not removed");
@@ -218,7 +216,7 @@ impl Backend for Engine {
             self.0.set_linked(&request.endpoint_id).await;
         }
         let multicast_route = record.multicast_route;
-        self.0.write(Changes::default().put_endpoint(&record)).await?;
+        self.0.put_endpoint(&record).await?;
         self.0.sandboxes_changed.notify_one();
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
         Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned(), multicast_route })
@@ -233,7 +231,7 @@ impl Backend for Engine {
             endpoint.record.clone()
         };
         self.0.sandboxes_changed.notify_one();
-        self.0.write(Changes::default().put_endpoint(&record)).await
+        self.0.put_endpoint(&record).await
     }
 
     async fn discover_new(&self, node: NodeDiscovery) -> Result<(), BackendError> {

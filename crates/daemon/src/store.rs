@@ -2,9 +2,11 @@
 //!
 //! One redb file, mode 0600, committed with fsync before a call of dockerd is answered. redb's commits are atomic, so
 //! a power loss leaves the state before or after a call, never between. Calls that come while the disk is busy are
-//! committed together.
+//! committed together. Endpoints are in a second file, which lasts as long as containers do ([`boot`]).
 
 // With their places, as the fuzzers compile this file in from elsewhere.
+#[path = "store/boot.rs"]
+mod boot;
 #[path = "store/changes.rs"]
 mod changes;
 #[path = "store/copy.rs"]
@@ -29,6 +31,7 @@ use weft_noise::{ClusterSecret, SecretId};
 use weft_services::VipTable;
 use zeroize::Zeroizing;
 
+use boot::Unsynced;
 pub(crate) use changes::Changes;
 use copy::FileCopy;
 use writer::Writer;
@@ -44,7 +47,8 @@ const ENDPOINTS: Table = TableDefinition::new("endpoints");
 const PEERS: Table = TableDefinition::new("peers");
 const VERDICTS: Table = TableDefinition::new("verdicts");
 const SEEDS: Table = TableDefinition::new("seeds");
-const TABLES: [Table; 6] = [META, NETWORKS, ENDPOINTS, PEERS, VERDICTS, SEEDS];
+/// The tables of `state.redb`; one of an earlier weft has [`ENDPOINTS`] too.
+const TABLES: [Table; 5] = [META, NETWORKS, PEERS, VERDICTS, SEEDS];
 
 /// The state file cannot be opened. Nothing was changed on the disk.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +65,17 @@ pub(crate) enum OpenError {
     /// Another daemon has it open.
     #[error("the state file {0} is in use: another weft daemon runs on this host; stop it first")]
     InUse(PathBuf),
+    /// The bytes of the endpoints' file make no sense. It was written by this boot's kernel, so something else wrote to it.
+    #[error(
+        "the file of endpoints {path} is damaged ({source}): move it away, then restart the containers that are on weft's \
+         networks on this host"
+    )]
+    EndpointsDamaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<redb::Error>,
+    },
     /// Its bytes make no sense.
     #[error(
         "the state file {path} is damaged ({source}): restore it from a backup, or move it away to start as a new peer"
@@ -117,29 +132,96 @@ struct StoredPeer {
     address: std::net::SocketAddr,
 }
 
-/// The open state file, and the thread that writes it.
+/// The open files.
 #[derive(Debug)]
 pub(crate) struct Store {
+    state: Kept,
+    endpoints: Kept,
+}
+
+/// An open file, and the thread that writes it.
+#[derive(Debug)]
+struct Kept {
     file: Arc<StateFile>,
     writer: Writer,
+}
+
+impl Kept {
+    fn new(file: StateFile) -> Result<Self, OpenError> {
+        let (path, file) = (file.path.clone(), Arc::new(file));
+        let writer = Writer::new(Arc::clone(&file)).map_err(|error| OpenError::Io { path, error })?;
+        Ok(Self { file, writer })
+    }
+
+    async fn write(&self, changes: Changes) -> Result<(), StoreError> {
+        let answer = self.writer.hand_over(changes.checked()?).ok_or(StoreError::Panicked)?;
+        answer.await.unwrap_or(Err(StoreError::Panicked))
+    }
+
+    fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
+        let rows = self.file.with(|database| rows(database, table))?;
+        rows.into_iter().map(|(key, value)| Ok((key, serde_json::from_slice(&value)?))).collect()
+    }
+}
+
+/// How long a file lasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lasting {
+    /// For ever: it is synced with its disk.
+    Disk,
+    /// Until the machine goes down.
+    Boot,
+}
+
+impl Lasting {
+    fn tables(self) -> &'static [Table] {
+        match self {
+            Self::Disk => &TABLES,
+            Self::Boot => &[ENDPOINTS],
+        }
+    }
+
+    fn thread_name(self) -> &'static str {
+        match self {
+            Self::Disk => "state file",
+            Self::Boot => "endpoints",
+        }
+    }
 }
 
 #[derive(Debug)]
 struct StateFile {
     path: PathBuf,
+    lasting: Lasting,
     /// None after a read or write failed, until the next call opens the file again: redb takes nothing after a failure.
     database: RwLock<Option<Database>>,
 }
 
 impl StateFile {
-    fn open(path: &Path) -> Result<Self, OpenError> {
+    fn open(path: &Path, lasting: Lasting) -> Result<Self, OpenError> {
         let path = path.to_owned();
-        let database = builder().create(&path).map_err(|error| match error {
+        let opened = match lasting {
+            Lasting::Disk => builder().create(&path),
+            Lasting::Boot => Unsynced::open(&path).and_then(|file| builder().create_with_backend(file)),
+        };
+        let database = opened.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
             other => not_open(&path, other.into()),
         })?;
-        ensure_tables(&database).map_err(|error| not_open(&path, error))?;
-        Ok(Self { path, database: RwLock::new(Some(database)) })
+        ensure_tables(&database, lasting.tables()).map_err(|error| not_open(&path, error))?;
+        Ok(Self { path, lasting, database: RwLock::new(Some(database)) })
+    }
+
+    /// Opens the file after it was closed.
+    fn reopen(&self) -> Result<Database, redb::Error> {
+        match self.lasting {
+            Lasting::Disk => Ok(builder().open(&self.path)?),
+            Lasting::Boot => {
+                let database = builder().create_with_backend(Unsynced::open(&self.path)?)?;
+                ensure_tables(&database, self.lasting.tables())?;
+                Ok(database)
+            }
+        }
     }
 
     /// Runs a transaction, on the file opened anew if it failed before.
@@ -150,7 +232,7 @@ impl StateFile {
             }
             let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
             if database.is_none() {
-                *database = Some(builder().open(&self.path).map_err(|error| self.failure(error.into()))?);
+                *database = Some(self.reopen().map_err(|error| self.failure(error))?);
             }
         };
         result.map_err(|error| {
@@ -173,18 +255,23 @@ impl StateFile {
         }
     }
 
-    /// Makes all of these changes, or none; those made are on the disk.
+    /// Makes all of these changes, or none; those made are kept as long as the file lasts.
     fn commit<'a>(&self, changes: impl IntoIterator<Item = &'a Changes>) -> Result<(), StoreError> {
         self.with(|database| changes::commit(database, changes))
     }
 }
 
 impl Store {
-    /// Opens or makes `dir/state.redb`.
+    /// Opens or makes `dir/state.redb`, and the endpoints of this boot beside it.
     ///
     /// # Errors
     /// See [`OpenError`]; a damaged file is never replaced.
     pub(crate) fn open(dir: &Path) -> Result<Self, OpenError> {
+        let boot = boot::boot_id().map_err(|(path, error)| OpenError::Io { path, error })?;
+        Self::open_at_boot(dir, &boot)
+    }
+
+    fn open_at_boot(dir: &Path, boot: &str) -> Result<Self, OpenError> {
         let path = dir.join("state.redb");
         let io = |error| OpenError::Io { path: path.clone(), error };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(io)?;
@@ -198,12 +285,11 @@ impl Store {
             .map_err(io)?;
         file.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(io)?;
         drop(file);
-        // redb panics at some damage inside its pages.
-        std::panic::catch_unwind(|| verify(&path))
-            .unwrap_or_else(|_| Err(corrupted(&path, "its pages contradict each other")))?;
-        let file = Arc::new(StateFile::open(&path)?);
-        let writer = Writer::new(Arc::clone(&file)).map_err(io)?;
-        Ok(Self { file, writer })
+        verify(&path)?;
+        let state = StateFile::open(&path, Lasting::Disk)?;
+        let endpoints = open_endpoints(dir, boot)?;
+        take_over(&state, &endpoints)?;
+        Ok(Self { state: Kept::new(state)?, endpoints: Kept::new(endpoints)? })
     }
 
     /// Makes the changes, after those of earlier calls; they are on the disk when this returns. A caller that does not
@@ -212,8 +298,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]; none of the changes is made then.
     pub(crate) async fn write(&self, changes: Changes) -> Result<(), StoreError> {
-        let answer = self.writer.hand_over(changes.checked()?).ok_or(StoreError::Panicked)?;
-        answer.await.unwrap_or(Err(StoreError::Panicked))
+        self.state.write(changes).await
     }
 
     /// As [`Self::write`], by the calling thread: for the start, which waits for the disk anyway.
@@ -221,26 +306,30 @@ impl Store {
     /// # Errors
     /// As [`Self::write`].
     pub(crate) fn write_now(&self, changes: Changes) -> Result<(), StoreError> {
-        self.file.commit([&changes.checked()?])
+        self.state.file.commit([&changes.checked()?])
+    }
+
+    /// Keeps an endpoint, after earlier calls; it outlives the daemon when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) async fn put_endpoint(&self, record: &EndpointRecord) -> Result<(), StoreError> {
+        self.endpoints.write(Changes::default().put_endpoint(record)).await
+    }
+
+    /// Forgets an endpoint, as [`Self::put_endpoint`] keeps one.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub(crate) async fn remove_endpoint(&self, id: &str) -> Result<(), StoreError> {
+        self.endpoints.write(Changes::default().remove_endpoint(id)).await
     }
 
     fn get(&self, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        self.file.with(|database| {
+        self.state.file.with(|database| {
             let table = database.begin_read()?.open_table(META)?;
             Ok(table.get(key)?.map(|value| Zeroizing::new(value.value().to_vec())))
         })
-    }
-
-    fn list<T: DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, StoreError> {
-        let rows = self.file.with(|database| {
-            let table = database.begin_read()?.open_table(table)?;
-            let rows = table.iter()?.map(|row| {
-                let (key, value) = row?;
-                Ok((key.value().to_owned(), value.value().to_vec()))
-            });
-            rows.collect::<Result<Vec<_>, redb::Error>>()
-        })?;
-        rows.into_iter().map(|(key, value)| Ok((key, serde_json::from_slice(&value)?))).collect()
     }
 
     /// This peer's key, made at the first call.
@@ -301,7 +390,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn verdicts(&self) -> Result<Vec<Verdict>, StoreError> {
-        Ok(self.list(VERDICTS)?.into_iter().map(|(_, verdict)| verdict).collect())
+        Ok(self.state.list(VERDICTS)?.into_iter().map(|(_, verdict)| verdict).collect())
     }
 
     /// Hosts that were given by `weft join` and `weft connect`.
@@ -309,7 +398,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn seeds(&self) -> Result<Vec<String>, StoreError> {
-        Ok(self.list::<()>(SEEDS)?.into_iter().map(|(host, ())| host).collect())
+        Ok(self.state.list::<()>(SEEDS)?.into_iter().map(|(host, ())| host).collect())
     }
 
     /// What was last known of the swarm's services.
@@ -326,7 +415,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn networks(&self) -> Result<Vec<NetworkRecord>, StoreError> {
-        Ok(self.list(NETWORKS)?.into_iter().map(|(_, record)| record).collect())
+        Ok(self.state.list(NETWORKS)?.into_iter().map(|(_, record)| record).collect())
     }
 
     /// Docker's endpoints.
@@ -334,7 +423,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub(crate) fn endpoints(&self) -> Result<Vec<EndpointRecord>, StoreError> {
-        Ok(self.list(ENDPOINTS)?.into_iter().map(|(_, record)| record).collect())
+        // Not there while the disk has had no room for it.
+        if !boot::is_there(&self.endpoints.file.path) {
+            return Ok(Vec::new());
+        }
+        Ok(self.endpoints.list(ENDPOINTS)?.into_iter().map(|(_, record)| record).collect())
     }
 
     /// Peers that were once connected.
@@ -345,7 +438,7 @@ impl Store {
         let known = |(id, peer): (String, StoredPeer)| {
             Some(KnownPeer { id: id.parse().ok()?, name: peer.name, address: peer.address })
         };
-        Ok(self.list(PEERS)?.into_iter().filter_map(known).collect())
+        Ok(self.state.list(PEERS)?.into_iter().filter_map(known).collect())
     }
 }
 
@@ -356,9 +449,71 @@ fn builder() -> Builder {
     builder
 }
 
+/// The rows of a table; none where there is no such table.
+fn rows(database: &Database, table: Table) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+    let table = match database.begin_read()?.open_table(table) {
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+        table => table?,
+    };
+    let rows = table.iter()?.map(|row| {
+        let (key, value) = row?;
+        Ok((key.value().to_owned(), value.value().to_vec()))
+    });
+    rows.collect()
+}
+
+/// Opens or makes the endpoints' file of this boot, and removes those of others.
+fn open_endpoints(dir: &Path, boot: &str) -> Result<StateFile, OpenError> {
+    let path = boot::path(dir, boot);
+    boot::remove_others(dir, &path).map_err(|error| OpenError::Io { path: dir.to_owned(), error })?;
+    let is_new = !boot::is_there(&path);
+    let opened = if is_new { Ok(()) } else { verify(&path) };
+    match opened.and_then(|()| StateFile::open(&path, Lasting::Boot)) {
+        // It is tried anew at the next call: a daemon is to start on a full disk too.
+        Err(OpenError::Io { error, .. }) if is_new && error.kind() == io::ErrorKind::StorageFull => {
+            std::fs::remove_file(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+            Ok(StateFile { path, lasting: Lasting::Boot, database: RwLock::new(None) })
+        }
+        Err(OpenError::Damaged { path, source }) => Err(OpenError::EndpointsDamaged { path, source }),
+        other => other,
+    }
+}
+
+/// Moves the endpoints that an earlier weft kept in the state file. Should it end in between, the next start goes on.
+fn take_over(state: &StateFile, endpoints: &StateFile) -> Result<(), OpenError> {
+    let moved = || {
+        let old = state.with(|database| rows(database, ENDPOINTS))?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        let known = endpoints.with(|database| rows(database, ENDPOINTS))?;
+        let (mut put, mut remove) = (Changes::default(), Changes::default());
+        for (id, record) in old {
+            remove = remove.remove_endpoint(&id);
+            if known.iter().all(|(known, _)| *known != id) {
+                put = put.put(ENDPOINTS, id, record);
+            }
+        }
+        endpoints.commit([&put])?;
+        state.commit([&remove])
+    };
+    moved().map_err(|error: StoreError| match error {
+        StoreError::Io { path, error } => OpenError::Io { path, error },
+        StoreError::Database { path, source } => OpenError::Damaged { path, source },
+        // Nothing is read as a record, and no panic is caught here.
+        StoreError::Record(_) | StoreError::Panicked => corrupted(&state.path, &error.to_string()),
+    })
+}
+
 /// Whether every page is as its checksum says, found out on a copy: redb mends a file as it opens it, and otherwise comes
 /// upon a damaged page in the middle of some later call, with a panic.
 fn verify(path: &Path) -> Result<(), OpenError> {
+    // redb panics at some damage inside its pages.
+    std::panic::catch_unwind(|| check(path))
+        .unwrap_or_else(|_| Err(corrupted(path, "its pages contradict each other")))
+}
+
+fn check(path: &Path) -> Result<(), OpenError> {
     let io = |error| OpenError::Io { path: path.to_owned(), error };
     let mut file = File::open(path).map_err(io)?;
     file.try_lock().map_err(|error| match error {
@@ -387,21 +542,21 @@ fn corrupted(path: &Path, why: &str) -> OpenError {
 }
 
 /// Makes the tables where one is missing, and only then: a daemon is to start on a full disk too.
-fn ensure_tables(database: &Database) -> Result<(), redb::Error> {
+fn ensure_tables(database: &Database, tables: &[Table]) -> Result<(), redb::Error> {
     let transaction = database.begin_read()?;
-    for table in TABLES {
-        match transaction.open_table(table) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return make_tables(database),
+    for table in tables {
+        match transaction.open_table(*table) {
+            Err(redb::TableError::TableDoesNotExist(_)) => return make_tables(database, tables),
             other => drop(other?),
         }
     }
     Ok(())
 }
 
-fn make_tables(database: &Database) -> Result<(), redb::Error> {
+fn make_tables(database: &Database, tables: &[Table]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
-    for table in TABLES {
-        transaction.open_table(table)?;
+    for table in tables {
+        transaction.open_table(*table)?;
     }
     Ok(transaction.commit()?)
 }
@@ -443,25 +598,99 @@ mod tests {
         EndpointRecord { endpoint, sandbox_key: None, multicast_route: false }
     }
 
+    fn record(n: usize) -> String {
+        serde_json::to_string(&endpoint(n)).unwrap()
+    }
+
     #[tokio::test]
     async fn what_was_answered_is_in_the_file_though_many_wrote_at_once_and_nobody_closed_it() {
         const N: usize = 100;
         let (dir, copy) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let store = Store::open(dir.path()).unwrap();
+        let store = Store::open_at_boot(dir.path(), "1").unwrap();
         let writes = (0..N).map(|n| {
             // In the same transaction, or a later one: the order counts.
-            let changes = Changes::default().put_endpoint(&endpoint(n)).put_seed(&format!("host{n}"));
-            store.writer.hand_over(changes).unwrap()
+            let changes = Changes::default().put_seed(&format!("kept{n}")).put_seed(&format!("host{n}"));
+            store.state.writer.hand_over(changes).unwrap()
         });
         for answer in writes.collect::<Vec<_>>() {
             answer.await.unwrap().unwrap();
         }
+        for n in 0..N {
+            store.put_endpoint(&endpoint(n)).await.unwrap();
+        }
         let changes = (0..N).fold(Changes::default(), |changes, n| changes.remove_seed(&format!("host{n}")));
         store.write(changes).await.unwrap();
-        std::fs::copy(dir.path().join("state.redb"), copy.path().join("state.redb")).unwrap();
-        let found = Store::open(copy.path()).unwrap();
-        assert_eq!(found.endpoints().unwrap(), (0..N).map(endpoint).collect::<Vec<_>>());
-        assert_eq!(found.seeds().unwrap(), [""; 0]);
+        store.remove_endpoint(&endpoint(0).endpoint.endpoint_id).await.unwrap();
+        for name in ["state.redb", "endpoints-1.redb"] {
+            std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+        }
+        let found = Store::open_at_boot(copy.path(), "1").unwrap();
+        assert_eq!(found.endpoints().unwrap(), (1..N).map(endpoint).collect::<Vec<_>>());
+        let mut kept: Vec<String> = (0..N).map(|n| format!("kept{n}")).collect();
+        kept.sort();
+        assert_eq!(found.seeds().unwrap(), kept);
+        let mode = std::fs::metadata(copy.path().join("endpoints-1.redb")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[tokio::test]
+    async fn endpoints_are_of_one_boot_and_what_another_left_is_not_looked_into() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |boot: &str| dir.path().join(format!("endpoints-{boot}.redb"));
+        let key = {
+            let store = Store::open_at_boot(dir.path(), "1").unwrap();
+            store.put_endpoint(&endpoint(1)).await.unwrap();
+            store.identity().unwrap().peer_id()
+        };
+        // As after a power loss, which leaves anything of a file that was never synced.
+        std::fs::write(path("1"), [7; 100_000]).unwrap();
+        let store = Store::open_at_boot(dir.path(), "2").unwrap();
+        assert_eq!(store.endpoints().unwrap(), []);
+        assert_eq!(store.identity().unwrap().peer_id(), key);
+        assert!(!path("1").exists());
+        store.put_endpoint(&endpoint(2)).await.unwrap();
+        drop(store);
+        assert_eq!(Store::open_at_boot(dir.path(), "2").unwrap().endpoints().unwrap(), [endpoint(2)]);
+
+        std::fs::write(path("2"), [7; 100_000]).unwrap();
+        let error = Store::open_at_boot(dir.path(), "2").unwrap_err();
+        assert!(error.to_string().contains("move it away, then restart the containers"), "{error}");
+        assert_eq!(std::fs::read(path("2")).unwrap(), [7; 100_000]);
+    }
+
+    #[test]
+    fn endpoints_of_an_earlier_weft_are_taken_over_also_by_a_second_try() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) =
+            (endpoint(1), EndpointRecord { sandbox_key: Some("s".to_owned()), ..endpoint(2) });
+        let state = StateFile::open(&dir.path().join("state.redb"), Lasting::Disk).unwrap();
+        let put = |n| Changes::default().put(ENDPOINTS, format!("{n:064x}"), record(n).into());
+        state.commit([&put(1), &put(2)]).unwrap();
+        drop(state);
+        // As far as a first try came that ended in between, and what was written since.
+        let path = dir.path().join("endpoints-1.redb");
+        let endpoints = StateFile::open(&path, Lasting::Boot).unwrap();
+        endpoints.commit([&Changes::default().put_endpoint(&second)]).unwrap();
+        drop(endpoints);
+        for _ in 0..2 {
+            let store = Store::open_at_boot(dir.path(), "1").unwrap();
+            assert_eq!(store.endpoints().unwrap(), [first.clone(), second.clone()]);
+            assert_eq!(store.state.list::<EndpointRecord>(ENDPOINTS).unwrap(), []);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_endpoints_file_is_made_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open_at_boot(dir.path(), "1").unwrap();
+        // As it is left when the disk was full at start.
+        std::fs::remove_file(&store.endpoints.file.path).unwrap();
+        *store.endpoints.file.database.write().unwrap() = None;
+        assert_eq!(store.endpoints().unwrap(), []);
+        store.put_endpoint(&endpoint(1)).await.unwrap();
+        assert_eq!(store.endpoints().unwrap(), [endpoint(1)]);
+        drop(store);
+        assert_eq!(Store::open_at_boot(dir.path(), "1").unwrap().endpoints().unwrap(), [endpoint(1)]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    fn put(mut self, table: Table, key: impl Into<String>, value: Vec<u8>) -> Self {
+    pub(super) fn put(mut self, table: Table, key: impl Into<String>, value: Vec<u8>) -> Self {
         self.rows.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)) });
         self
     }
@@ -115,12 +115,12 @@ impl Changes {
     }
 
     /// Keeps an endpoint.
-    pub(crate) fn put_endpoint(self, record: &EndpointRecord) -> Self {
+    pub(super) fn put_endpoint(self, record: &EndpointRecord) -> Self {
         self.put_json(ENDPOINTS, &record.endpoint.endpoint_id, record)
     }
 
     /// Forgets an endpoint.
-    pub(crate) fn remove_endpoint(self, id: &str) -> Self {
+    pub(super) fn remove_endpoint(self, id: &str) -> Self {
         self.remove(ENDPOINTS, id)
     }
 
@@ -131,7 +131,8 @@ impl Changes {
     }
 }
 
-/// Makes all of these changes in one transaction, which is on the disk when this returns.
+/// Makes all of these changes in one transaction, which is in the file, and on the disk if that is synced, when this
+/// returns.
 pub(super) fn commit<'a>(
     database: &Database,
     changes: impl IntoIterator<Item = &'a Changes>,

@@ -26,13 +26,13 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn new(file: Arc<StateFile>) -> io::Result<Self> {
         let (jobs, queue) = mpsc::channel();
-        let thread =
-            thread::Builder::new().name("state file".to_owned()).spawn(move || write_all(&file, &queue))?;
+        let name = file.lasting.thread_name().to_owned();
+        let thread = thread::Builder::new().name(name).spawn(move || write_all(&file, &queue))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
-    /// Puts the changes behind those that were handed over before; the answer comes when they are on the disk. `None`:
-    /// the thread has ended, which takes a bug.
+    /// Puts the changes behind those that were handed over before; the answer comes when they are kept as long as the file
+    /// lasts. `None`: the thread has ended, which takes a bug.
     pub(super) fn hand_over(&self, changes: Changes) -> Option<oneshot::Receiver<Result<(), StoreError>>> {
         let (done, answer) = oneshot::channel();
         self.jobs.as_ref()?.send(Job { changes, done }).ok()?;
@@ -50,7 +50,8 @@ impl Drop for Writer {
     }
 }
 
-/// One fsync costs as much for many changes as for one, so those that came during the last one share the next.
+/// A commit, and most of all its fsync, costs as much for many changes as for one, so those that came during the last one share
+/// the next.
 fn write_all(file: &StateFile, queue: &mpsc::Receiver<Job>) {
     // redb panics at some damage, which is this call's failure and no other's: what is shared is the file, and that changes
     // as a whole or not at all.

@@ -35,7 +35,7 @@ pub(crate) fn host_rebooted(engine: Engine, weft: &Weft) -> Result<()> {
         } else {
             if what == "state gone" {
                 // In a subshell of the host, since the plugin's directory is named by its id.
-                cluster.worker().sh("rm /var/lib/docker/plugins/*/propagated-mount/state.redb")?;
+                cluster.worker().sh("rm /var/lib/docker/plugins/*/propagated-mount/*.redb")?;
             }
             cluster.lab.power_off(1)?;
             cluster.lab.power_on(1)?;
