@@ -104,6 +104,8 @@ pub(crate) struct Swim {
     foca: Foca<SwimId, PostcardCodec, SmallRng, NoCustomBroadcast>,
     runtime: AccumulatingRuntime<SwimId>,
     timers: BinaryHeap<Reverse<Due>>,
+    /// When news may be passed on next. It is nothing to wake up for while there is none, which is most of the time.
+    gossip: Option<Due>,
     order: u64,
     config: Config,
 }
@@ -150,6 +152,7 @@ impl Swim {
             foca: Foca::new(id, config.clone(), rng, PostcardCodec),
             runtime: AccumulatingRuntime::new(),
             timers: BinaryHeap::new(),
+            gossip: None,
             order: 0,
             config,
         }
@@ -194,18 +197,32 @@ impl Swim {
         }
     }
 
+    fn has_news(&self) -> bool {
+        self.foca.updates_backlog() > 0
+    }
+
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        self.timers.peek().map(|Reverse(due)| due.at)
+        let gossip = self.gossip.as_ref().filter(|_| self.has_news());
+        self.timers.peek().map(|Reverse(due)| due).into_iter().chain(gossip).map(|due| due.at).min()
     }
 
     /// Runs the timers that are due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         while self.timers.peek().is_some_and(|Reverse(due)| due.at <= now) {
             let Some(Reverse(due)) = self.timers.pop() else { break };
-            // Foca resumes a probe cycle that was cut off by itself.
-            let _ = self.foca.handle_timer(due.timer, &mut self.runtime);
-            self.schedule(due.at.max(now));
+            self.run_timer(due, now);
         }
+        if self.has_news()
+            && let Some(due) = self.gossip.take_if(|due| due.at <= now)
+        {
+            self.run_timer(due, now);
+        }
+    }
+
+    fn run_timer(&mut self, due: Due, now: Instant) {
+        // Foca resumes a probe cycle that was cut off by itself.
+        let _ = self.foca.handle_timer(due.timer, &mut self.runtime);
+        self.schedule(due.at.max(now));
     }
 
     /// What is to be done next, until `None`.
@@ -220,7 +237,12 @@ impl Swim {
     fn schedule(&mut self, now: Instant) {
         while let Some((after, timer)) = self.runtime.to_schedule() {
             self.order += 1;
-            self.timers.push(Reverse(Due { at: now + after, order: self.order, timer }));
+            let due = Due { at: now + after, order: self.order, timer };
+            match due.timer {
+                // One of an earlier life is of no use.
+                Timer::PeriodicGossip(_) => self.gossip = Some(due),
+                _ => self.timers.push(Reverse(due)),
+            }
         }
     }
 }
