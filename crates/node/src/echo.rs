@@ -24,7 +24,7 @@ impl Node {
         {
             known.enqueue(message);
             known.dial.hurry(now);
-            self.next_tick = now;
+            self.tick.hasten(now);
         }
         Some(nonce)
     }

@@ -70,7 +70,7 @@ impl Node {
                     && let Some(peer) = self.ensure_peer(id, now)
                 {
                     peer.enqueue(message);
-                    self.next_tick = now;
+                    self.tick.hasten(now);
                 }
             }
             Target::Address(address) => {
@@ -82,7 +82,7 @@ impl Node {
                     self.say_of_mesh(id, &message, now);
                 } else if let Some(seed) = self.seeds.get_mut(&address) {
                     seed.message = Some(message);
-                    self.next_tick = now;
+                    self.tick.hasten(now);
                 }
             }
         }

@@ -18,6 +18,9 @@ use crate::services::Services;
 
 /// Resolution of the node's own timers.
 pub(crate) const TICK: Duration = Duration::from_millis(250);
+/// How long a tick may wait for something else to wake the node: a message does a dozen times a second in a settled mesh, and
+/// each waking costs a daemon with little to do more than what it then does.
+const TICK_SLACK: Duration = Duration::from_millis(100);
 /// Peers known at once. Bounds what a malicious member can make us remember.
 pub(crate) const MAX_PEERS: usize = 4096;
 
@@ -199,9 +202,11 @@ pub struct Node {
     pub(crate) seen_at: BTreeMap<PeerId, SocketAddr>,
     pub(crate) attempts: HashMap<u64, crate::sessions::Attempt>,
     pub(crate) next_tag: u64,
-    pub(crate) next_tick: Instant,
+    pub(crate) tick: Tick,
     /// When relays are told next for whom they are needed.
     pub(crate) next_relay_word: Instant,
+    /// When it is looked next how much was sealed on each session.
+    pub(crate) next_count: Instant,
     /// When a path is to be probed next.
     pub(crate) next_probe: Instant,
     pub(crate) rekey_after: Duration,
@@ -215,6 +220,31 @@ pub struct Node {
     pub(crate) services: Services,
     /// Keys with which two hosts run: the names they were seen under, and when last.
     pub(crate) same_keys: BTreeMap<PeerId, (BTreeSet<String>, Instant)>,
+}
+
+/// When sessions, peers and seeds are looked through next.
+#[derive(Debug)]
+pub(crate) struct Tick {
+    /// From then on, when the node is awake.
+    from: Instant,
+    /// Then at the latest.
+    by: Instant,
+}
+
+impl Tick {
+    fn at(at: Instant) -> Self {
+        Self { from: at, by: at }
+    }
+
+    /// Makes it be at `at` at the latest.
+    pub(crate) fn hasten(&mut self, at: Instant) {
+        self.from = self.from.min(at);
+        self.by = self.by.min(at);
+    }
+
+    pub(crate) fn latest(&self) -> Instant {
+        self.by
+    }
 }
 
 impl Node {
@@ -261,7 +291,8 @@ impl Node {
             seen_at: BTreeMap::new(),
             attempts: HashMap::new(),
             next_tag: 1,
-            next_tick: now,
+            tick: Tick::at(now),
+            next_count: now,
             next_relay_word: now,
             next_probe: now,
             rekey_after: config.rekey_after,
@@ -357,7 +388,7 @@ impl Node {
             self.mesh.remove_seed(address);
             self.mesh.add_seed(address, now);
         }
-        self.next_tick = now;
+        self.tick.hasten(now);
     }
 
     /// No longer contacts `address`. A peer that answered there stays.
@@ -433,13 +464,15 @@ impl Node {
             self.announce_groups();
         }
         self.pump(now);
-        if now >= self.next_probe {
+        let ticks = now >= self.tick.from;
+        // What is due soon after a tick is done with it.
+        if now >= self.next_probe || (ticks && now + TICK >= self.next_probe) {
             self.probe_paths(now, rng);
         }
-        if now < self.next_tick {
+        if !ticks {
             return;
         }
-        self.next_tick = now + TICK;
+        self.tick = Tick { from: now + TICK, by: now + TICK + TICK_SLACK };
         if self.gate.expire_tokens(now) {
             self.update_secrets();
         }
@@ -471,10 +504,16 @@ impl Node {
         let mesh = if self.joining { None } else { self.mesh.poll_timeout() };
         let groups = self.groups.next_timeout();
         let probe = (!self.joining).then_some((self.next_probe, "path probe"));
-        let tick = Some((self.next_tick, "node tick"));
-        let deadlines = [self.handshakes.poll_timeout(), mesh, groups, probe, tick];
-        let first = deadlines.into_iter().flatten().min_by_key(|(at, _)| *at);
-        first.unwrap_or((self.next_tick, "node tick"))
+        let tick = (self.tick.by, "node tick");
+        let deadlines = [self.handshakes.poll_timeout(), mesh, groups, probe];
+        deadlines.into_iter().flatten().chain([tick]).min_by_key(|(at, _)| *at).unwrap_or(tick)
+    }
+
+    /// Whether [`Node::handle_timeout`] has something to do: at [`Node::poll_timeout`] at the latest, or, for a caller who is
+    /// awake, a little earlier.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        now >= self.tick.from || now >= self.poll_timeout().0
     }
 
     /// The forwarding snapshot, if it changed since the last call.

@@ -128,7 +128,7 @@ impl Node {
                 peer.served_until = Some(now + SERVE_FOR);
             }
         }
-        self.next_tick = self.next_tick.min(now);
+        self.tick.hasten(now);
     }
 
     /// The way that frames to a session's peer take.
