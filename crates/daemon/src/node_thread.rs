@@ -2,15 +2,18 @@
 //! decides.
 //!
 //! It is a thread of its own for two reasons. What else the daemon does, some of which waits for the kernel, does not make
-//! peers wait for an answer. And a message wakes one thread: threads that share their tasks wake each other, too.
+//! peers wait for an answer. And a message wakes one thread: threads that share their tasks wake each other, too. It has no
+//! runtime: all that it waits for is its queue and the next of the node's times.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::runtime::Handle;
+use tokio::sync::{broadcast, oneshot, watch};
 use tracing::{debug, info, warn};
 use weft_dataplane::Snapshot;
 use weft_node::{Event, Node, ServiceView};
@@ -39,29 +42,36 @@ enum Input {
 #[derive(Clone)]
 pub(crate) struct Inlet {
     sender: mpsc::Sender<Input>,
+    n_waiting: Arc<AtomicUsize>,
 }
 
 impl Inlet {
     /// Hands over an input; `false` when the queue is full.
     pub(crate) fn offer(&self, input: NodeInput) -> bool {
-        self.sender.try_send(Input::Router(input)).is_ok()
+        if self.n_waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            self.n_waiting.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.sender.send(Input::Router(input)).is_ok()
     }
 }
 
-/// Where the node's inputs wait until its thread runs.
+/// Where the node's inputs wait until its thread runs. The router's are counted; of others there are no more than callers,
+/// each of which waits.
 pub(crate) struct Queue {
     sender: mpsc::Sender<Input>,
     receiver: mpsc::Receiver<Input>,
+    n_waiting: Arc<AtomicUsize>,
 }
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        let (sender, receiver) = mpsc::channel(MAX_WAITING);
-        Self { sender, receiver }
+        let (sender, receiver) = mpsc::channel();
+        Self { sender, receiver, n_waiting: Arc::default() }
     }
 
     pub(crate) fn inlet(&self) -> Inlet {
-        Inlet { sender: self.sender.clone() }
+        Inlet { sender: self.sender.clone(), n_waiting: Arc::clone(&self.n_waiting) }
     }
 }
 
@@ -135,9 +145,9 @@ impl NodeHandle {
     }
 
     /// Ends the thread, which lets go of the router.
-    pub(crate) async fn stop(&self) {
+    pub(crate) fn stop(&self) {
         // It may have ended.
-        let _ = self.sender.send(Input::Stop).await;
+        let _ = self.sender.send(Input::Stop);
     }
 
     /// Runs `f` on the node, and waits for its result; `None` when the node has stopped.
@@ -150,13 +160,13 @@ impl NodeHandle {
             // The caller may have gone; then its answer is of no use.
             let _ = sender.send(f(node, now));
         });
-        self.sender.send(Input::Call(call)).await.ok()?;
+        self.sender.send(Input::Call(call)).ok()?;
         receiver.await.ok()
     }
 }
 
 /// Starts the thread. It ends when it is told to, or when the handle and the router's inlet are gone; then the receiver has
-/// its word, or an error if it panicked.
+/// its word, or an error if it panicked. Must be called within a tokio runtime, which writes what the node has to keep.
 pub(crate) fn spawn(
     node: Node,
     queue: Queue,
@@ -164,15 +174,21 @@ pub(crate) fn spawn(
     snapshots: Arc<ArcSwap<Snapshot>>,
     store: Arc<Store>,
 ) -> io::Result<(NodeHandle, oneshot::Receiver<()>)> {
-    let Queue { sender, receiver } = queue;
+    let Queue { sender, receiver, n_waiting } = queue;
     let (events, _) = broadcast::channel(MAX_EVENTS);
     let counts = Arc::new(EventCounts::default());
     let (view, services) = watch::channel(Arc::clone(node.services()));
-    let outlets = Outlets { events: events.clone(), counts: Arc::clone(&counts), services: view };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let (keeper, writes) = tokio::sync::mpsc::channel(MAX_WRITES);
+    let outlets = Outlets { events: events.clone(), counts: Arc::clone(&counts), services: view, keeper };
+    let runtime = Handle::current();
     let (end, ended) = oneshot::channel();
     let work = move || {
-        runtime.block_on(run(node, receiver, router, outlets, store));
+        let writing = runtime.spawn(write_all(store, writes));
+        drive(node, &receiver, &n_waiting, &router, outlets);
+        // Who waits for this thread's end finds on the disk what it had to keep.
+        if let Err(error) = runtime.block_on(writing) {
+            warn!(%error, "the task that writes to the disk ended badly");
+        }
         // The daemon may have given up waiting.
         let _ = end.send(());
     };
@@ -185,51 +201,36 @@ struct Outlets {
     events: broadcast::Sender<Event>,
     counts: Arc<EventCounts>,
     services: watch::Sender<Arc<ServiceView>>,
+    keeper: Keeper,
 }
 
-async fn run(
-    node: Node,
-    inputs: mpsc::Receiver<Input>,
-    router: Arc<Router>,
-    outlets: Outlets,
-    store: Arc<Store>,
-) {
-    let (keeper, writes) = mpsc::channel(MAX_WRITES);
-    let writing = tokio::spawn(write_all(store, writes));
-    drive(node, inputs, router, outlets, keeper).await;
-    // Who waits for this thread's end finds on the disk what it had to keep.
-    if let Err(error) = writing.await {
-        warn!(%error, "the task that writes to the disk ended badly");
-    }
-}
-
-async fn drive(
+fn drive(
     mut node: Node,
-    mut inputs: mpsc::Receiver<Input>,
-    router: Arc<Router>,
+    inputs: &mpsc::Receiver<Input>,
+    n_waiting: &AtomicUsize,
+    router: &Router,
     outlets: Outlets,
-    keeper: mpsc::Sender<Write>,
 ) {
     let mut incarnation = node.incarnation();
+    let mut now = Instant::now();
     loop {
         let (deadline, _) = node.poll_timeout();
-        tokio::select! {
-            input = inputs.recv() => {
-                let Some(input) = input else { return };
-                if !feed(&mut node, input) {
-                    return;
-                }
-                for _ in 1..BATCH {
-                    let Ok(input) = inputs.try_recv() else { break };
-                    if !feed(&mut node, input) {
-                        return;
-                    }
-                }
+        let first = match inputs.recv_timeout(deadline.saturating_duration_since(now)) {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        now = Instant::now();
+        // When the time is up, what came meanwhile is taken before it is looked whether all is as it should be.
+        for input in first.into_iter().chain(inputs.try_iter()).take(BATCH) {
+            if matches!(input, Input::Router(_)) {
+                n_waiting.fetch_sub(1, Ordering::Relaxed);
             }
-            () = tokio::time::sleep_until(deadline.into()) => {}
+            if !feed(&mut node, input, now) {
+                return;
+            }
         }
-        let now = Instant::now();
-        if now >= node.poll_timeout().0 {
+        if node.is_due(now) {
             node.handle_timeout(now, &mut rand::rng());
         }
         if let Some(snapshot) = node.take_snapshot() {
@@ -247,21 +248,20 @@ async fn drive(
             router.inject(query.network, &query.frame);
         }
         while let Some(event) = node.poll_event() {
-            report(&event, &keeper).await;
+            report(&event, &outlets.keeper);
             outlets.counts.count(&event);
             // Nobody may be listening.
             let _ = outlets.events.send(event);
         }
         if node.incarnation() != incarnation {
             incarnation = node.incarnation();
-            write(&keeper, "number of this run", Changes::default().set_incarnation(incarnation)).await;
+            write(&outlets.keeper, "number of this run", Changes::default().set_incarnation(incarnation));
         }
     }
 }
 
 /// Whether to go on.
-fn feed(node: &mut Node, input: Input) -> bool {
-    let now = Instant::now();
+fn feed(node: &mut Node, input: Input, now: Instant) -> bool {
     match input {
         Input::Stop => return false,
         Input::Call(call) => call(node, now),
@@ -284,13 +284,13 @@ fn feed(node: &mut Node, input: Input) -> bool {
     true
 }
 
-async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
+fn report(event: &Event, keeper: &Keeper) {
     match event.clone() {
         Event::PeerUp { id, name } => info!(peer = %name, %id, "peer up"),
         Event::PeerDown { id, name } => warn!(peer = %name, %id, "peer down: nobody hears it"),
         Event::PeerMoved(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "peer reached at another address or name");
-            write(keeper, "peer", Changes::default().put_peer(peer)).await;
+            write(keeper, "peer", Changes::default().put_peer(peer));
         }
         Event::PathChanged { id, name, direct: true } => {
             info!(peer = %name, %id, "peer answers directly again")
@@ -310,14 +310,14 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
         Event::Judged(verdict) => {
             let judgement = verdict.judgement;
             warn!(peer = %verdict.name, id = %verdict.peer, ?judgement, by = %verdict.by, "decision about a peer");
-            write(keeper, "decision about a peer", Changes::default().put_verdict(&verdict)).await;
+            write(keeper, "decision about a peer", Changes::default().put_verdict(&verdict));
         }
         Event::TokenUsed(peer) => {
             info!(peer = %peer.name, id = %peer.id, address = %peer.address, "a host joined by a token");
         }
         Event::Welcome(secret) => {
             info!(fingerprint = %secret.fingerprint(), "joined: the cluster secret was received");
-            write(keeper, "secret", Changes::default().set_secrets(&[secret])).await;
+            write(keeper, "secret", Changes::default().set_secrets(&[secret]));
         }
         Event::Echoed { .. } | Event::Bench { .. } => {}
         other => info!(?other, "node event"),
@@ -326,17 +326,18 @@ async fn report(event: &Event, keeper: &mpsc::Sender<Write>) {
 
 /// Something to be kept, and what it is.
 type Write = (&'static str, Changes);
+type Keeper = tokio::sync::mpsc::Sender<Write>;
 
 /// Hands a write to [`write_all`]. The node does not wait for the disk, which may take long: its peers, which ask whether
 /// it lives, do not either.
-async fn write(keeper: &mpsc::Sender<Write>, what: &'static str, changes: Changes) {
-    if keeper.send((what, changes)).await.is_err() {
+fn write(keeper: &Keeper, what: &'static str, changes: Changes) {
+    if keeper.blocking_send((what, changes)).is_err() {
         warn!("{what} not kept on disk");
     }
 }
 
 /// Writes to the disk in the order that it was told; what fails is said, and known until the daemon ends.
-async fn write_all(store: Arc<Store>, mut writes: mpsc::Receiver<Write>) {
+async fn write_all(store: Arc<Store>, mut writes: tokio::sync::mpsc::Receiver<Write>) {
     while let Some((what, changes)) = writes.recv().await {
         if let Err(error) = store.write(changes).await {
             warn!(%error, "{what} not kept on disk");

@@ -289,7 +289,7 @@ async fn join(core: &Arc<Core>, wish: &JoinWish) -> anyhow::Result<ClusterSecret
     let secret = tokio::time::timeout(JOIN_LIMIT, welcome).await;
     // The port must be free for the router of the cluster.
     let Traffic { node, ended, router } = traffic;
-    node.stop().await;
+    node.stop();
     if ended.await.is_err() {
         warn!("the node's thread ended badly");
     }
