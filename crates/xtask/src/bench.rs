@@ -33,7 +33,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
     /// Only these configurations, separated by commas: raw, vxlan, wireguard-go, vpncloud, weft-aes, weft-chacha,
-    /// bridge, weft-local
+    /// bridge, bridge-of-weft-mtu, weft-local
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<Overlay>,
     /// Measure this build of weft too, as weft-before, so that a change is compared within one run

@@ -16,6 +16,8 @@ const VXLAN_OVERHEAD: u16 = 50;
 const WIREGUARD_OVERHEAD: u16 = 80;
 /// vpncloud's own figure.
 const VPNCLOUD_OVERHEAD: u16 = 87;
+/// As `weft_wire::overlay_mtu` over IPv4.
+const WEFT_OVERHEAD: u16 = 82;
 const VPNCLOUD_VERSION: &str = "2.3.0";
 const START_LIMIT: Duration = Duration::from_secs(10);
 
@@ -38,6 +40,8 @@ pub(super) enum Overlay {
     WeftChacha,
     /// Two containers of one host on a plain bridge.
     Bridge,
+    /// The same with the MTU of weft's networks.
+    BridgeOfWeftMtu,
     /// Two containers of one host on a weft network.
     WeftLocal,
 }
@@ -53,6 +57,7 @@ impl fmt::Display for Overlay {
             Self::WeftAes => "weft-aes",
             Self::WeftChacha => "weft-chacha",
             Self::Bridge => "bridge",
+            Self::BridgeOfWeftMtu => "bridge-of-weft-mtu",
             Self::WeftLocal => "weft-local",
         })
     }
@@ -74,7 +79,7 @@ pub(super) struct Up {
 
 impl Overlay {
     /// All that need no program named on the command line.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Raw,
         Self::Vxlan,
         Self::WireguardGo,
@@ -82,6 +87,7 @@ impl Overlay {
         Self::WeftAes,
         Self::WeftChacha,
         Self::Bridge,
+        Self::BridgeOfWeftMtu,
         Self::WeftLocal,
     ];
 
@@ -105,6 +111,7 @@ impl Overlay {
             Self::WeftAes => weft::across(ground, &programs.weft, "aes-256-gcm")?,
             Self::WeftChacha => weft::across(ground, &programs.weft, "chacha20-poly1305")?,
             Self::Bridge => bridge(ground, mtu)?,
+            Self::BridgeOfWeftMtu => bridge(ground, mtu - WEFT_OVERHEAD)?,
             Self::WeftLocal => weft::local(ground, &programs.weft)?,
         };
         let up = match self {

@@ -21,7 +21,7 @@ pub(super) fn svg(report: &Report) -> String {
         .medians
         .keys()
         .copied()
-        .filter(|overlay| !matches!(overlay, Overlay::Bridge | Overlay::WeftLocal))
+        .filter(|overlay| !matches!(overlay, Overlay::Bridge | Overlay::BridgeOfWeftMtu | Overlay::WeftLocal))
         .collect();
     let panel_height = ROW * (across.len() as f64 + 2.0);
     let height = panel_height * PANELS.len() as f64;

@@ -10,7 +10,7 @@ use super::measure::{Figures, NAMES};
 use super::overlay::Overlay;
 
 /// A ratio or difference that says how weft stands: name, weft's side, the other side, figure, what was aimed at.
-const AIMS: [Aim; 11] = [
+const AIMS: [Aim; 12] = [
     Aim {
         name: "tcp1_aes_to_vxlan",
         of: Overlay::WeftAes,
@@ -87,6 +87,13 @@ const AIMS: [Aim; 11] = [
         to: Overlay::Bridge,
         figure: "tcp1_gbps",
         least: 0.95,
+    },
+    Aim {
+        name: "same_host_to_bridge_of_weft_mtu",
+        of: Overlay::WeftLocal,
+        to: Overlay::BridgeOfWeftMtu,
+        figure: "tcp1_gbps",
+        least: 0.0,
     },
 ];
 /// Most that weft's idle round-trip time may be above VXLAN's, in microseconds.
