@@ -13,8 +13,8 @@
 //! | IPv6 from its addresses and link-local ones; from `::` only ICMPv6 | `ip` |
 //! | nothing else | `other` |
 //!
-//! A chain is set up in one transaction before the veth is up. It is compared with what it should be by the comments
-//! of its rules, which hold a digest.
+//! A chain is set up in one transaction before dockerd gets the container's end, which is down until then. It is compared
+//! with what it should be by the comments of its rules, which hold a digest.
 
 mod rules;
 
