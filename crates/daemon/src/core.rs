@@ -462,7 +462,7 @@ impl Core {
         Ok(())
     }
 
-    /// Takes an endpoint's record out of the state file.
+    /// Forgets an endpoint's record.
     pub(crate) async fn forget_record(&self, endpoint_id: &str) -> Result<(), BackendError> {
         self.store.remove_endpoint(endpoint_id).await.map_err(failed)
     }

@@ -202,7 +202,7 @@ impl StateFile {
         let path = path.to_owned();
         let opened = match lasting {
             Lasting::Disk => builder().create(&path),
-            Lasting::Boot => Unsynced::open(&path).and_then(|file| builder().create_with_backend(file)),
+            Lasting::Boot => open_unsynced(&path),
         };
         let database = opened.map_err(|error| match error {
             redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse(path.clone()),
@@ -217,7 +217,7 @@ impl StateFile {
         match self.lasting {
             Lasting::Disk => Ok(builder().open(&self.path)?),
             Lasting::Boot => {
-                let database = builder().create_with_backend(Unsynced::open(&self.path)?)?;
+                let database = open_unsynced(&self.path)?;
                 ensure_tables(&database, self.lasting.tables())?;
                 Ok(database)
             }
@@ -503,6 +503,11 @@ fn take_over(state: &StateFile, endpoints: &StateFile) -> Result<(), OpenError> 
         // Nothing is read as a record, and no panic is caught here.
         StoreError::Record(_) | StoreError::Panicked => corrupted(&state.path, &error.to_string()),
     })
+}
+
+/// Opens or makes a file that is as lasting as the kernel.
+fn open_unsynced(path: &Path) -> Result<Database, redb::DatabaseError> {
+    builder().create_with_backend(Unsynced::open(path)?)
 }
 
 /// Whether every page is as its checksum says, found out on a copy: redb mends a file as it opens it, and otherwise comes
