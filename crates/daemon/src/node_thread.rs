@@ -185,7 +185,9 @@ pub(crate) fn spawn(
     let work = move || {
         let writing = runtime.spawn(write_all(store, writes));
         drive(node, &receiver, &n_waiting, &router, outlets);
-        // Who waits for this thread's end finds on the disk what it had to keep.
+        // Who waits for this thread's end finds the port given back once it has let go of the router, too, and on the disk
+        // what the node had to keep.
+        drop(router);
         if let Err(error) = runtime.block_on(writing) {
             warn!(%error, "the task that writes to the disk ended badly");
         }
@@ -341,6 +343,59 @@ async fn write_all(store: Arc<Store>, mut writes: tokio::sync::mpsc::Receiver<Wr
     while let Some((what, changes)) = writes.recv().await {
         if let Err(error) = store.write(changes).await {
             warn!(%error, "{what} not kept on disk");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+    use weft_node::{Admission, NodeConfig};
+    use weft_noise::{ClusterSecret, Suite};
+    use weft_router::RouterConfig;
+
+    use super::*;
+
+    fn node(store: &Store) -> Node {
+        let mut rng = StdRng::seed_from_u64(1);
+        let config = NodeConfig {
+            key: store.identity().unwrap(),
+            name: "host".to_owned(),
+            secrets: vec![ClusterSecret::generate(&mut rng)],
+            joining: false,
+            suite: Suite::auto(),
+            incarnation: 1,
+            addresses: Vec::new(),
+            known: Vec::new(),
+            admission: Admission::Secret,
+            verdicts: Vec::new(),
+            rekey_after: Duration::from_secs(120),
+        };
+        Node::new(config, Instant::now(), &mut rng).unwrap()
+    }
+
+    /// A host that has joined by a token starts with the cluster's secret at once, on the same port, which must be free.
+    #[tokio::test]
+    async fn the_thread_has_let_go_of_the_router_when_it_says_that_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        for _ in 0..1000 {
+            let snapshots = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
+            let queue = Queue::new();
+            let inlet = queue.inlet();
+            let config = RouterConfig { n_workers: Some(1), address: Ipv4Addr::LOCALHOST.into(), port: 0 };
+            let router =
+                Router::start(config, Arc::clone(&snapshots), move |input| inlet.offer(input)).unwrap();
+            let router = Arc::new(router);
+            let (handle, ended) =
+                spawn(node(&store), queue, Arc::clone(&router), snapshots, Arc::clone(&store)).unwrap();
+            handle.stop();
+            ended.await.unwrap();
+            assert_eq!(Arc::strong_count(&router), 1);
         }
     }
 }
