@@ -20,13 +20,16 @@ pub(crate) fn rekeys(engine: Engine, weft: &Weft) -> Result<()> {
     let udp = Flow::start(&here, &there, LASTING, &["--udp", "--bitrate=20M", "--length=1200"])?;
     let tcp = Flow::start(&there, &here, LASTING, &["--bitrate=20M"])?;
     let (udp, tcp) = (udp.finish()?, tcp.finish()?);
+    // Delivered to a receiver that got no processor in time to read it.
+    let n_unread = there.n_unread()?;
     let echoes = pings.stop()?;
     let n_finished = capture.stop()?.count("")?;
-    let (lost, goodput) = (&udp["sum"]["lost_packets"], &tcp["sum_received"]["bits_per_second"]);
+    let lost = adversary::number(&udp["sum"], "lost_packets")?;
+    let goodput = &tcp["sum_received"]["bits_per_second"];
     // A retransmission is no loss: a busy machine's delay makes TCP probe.
     println!(
-        "{n_finished} handshakes under traffic: {} of {} echoes and {lost} of {} UDP packets lost, TCP {goodput} bit/s, {} \
-         segments sent again",
+        "{n_finished} handshakes under traffic: {} of {} echoes and {lost} of {} UDP packets lost, {n_unread} of them \
+         delivered and not read, TCP {goodput} bit/s, {} segments sent again",
         echoes.n_lost(),
         echoes.n_sent,
         udp["sum"]["packets"],
@@ -37,7 +40,7 @@ pub(crate) fn rekeys(engine: Engine, weft: &Weft) -> Result<()> {
     }
     ensure!(n_finished >= N_REKEYS, "{n_finished} rekeys in {LASTING:?}");
     ensure!(echoes.n_lost() == 0, "{echoes:?}");
-    ensure!(lost.as_u64() == Some(0), "UDP lost {lost} packets");
+    ensure!(lost <= n_unread, "UDP lost {lost} packets, of which {n_unread} were delivered");
     ensure!(goodput.as_f64() > Some(19.8e6), "TCP has {goodput} bit/s of 20 Mbit/s");
     plain.ensure_sound()
 }

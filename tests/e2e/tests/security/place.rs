@@ -50,6 +50,15 @@ impl<'a> Place<'a> {
         self.host.spawn_in_network(&format!("{log}-{}", self.name), self.line(&target, args))
     }
 
+    /// UDP datagrams that were delivered and for which the program's socket had no room, since the namespace was made.
+    pub(crate) fn n_unread(&self) -> Result<u64> {
+        let snmp = self.run(&["cat", "/proc/self/net/snmp"])?;
+        let mut lines = snmp.lines().filter(|line| line.starts_with("Udp:")).map(|line| line.split(' '));
+        let (names, values) = lines.next().zip(lines.next()).with_context(|| snmp.clone())?;
+        let value = names.zip(values).find(|(name, _)| *name == "RcvbufErrors");
+        Ok(value.with_context(|| snmp.clone())?.1.parse()?)
+    }
+
     /// Whether an echo comes back from `ip` within a second.
     pub(crate) fn reaches(&self, ip: &str) -> bool {
         self.run(&["ping", "-c1", "-W1", ip]).is_ok()
