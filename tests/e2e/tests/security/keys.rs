@@ -10,7 +10,8 @@ use crate::{adversary, place::Flow, plain::Plain};
 
 pub(crate) fn rekeys(engine: Engine, weft: &Weft) -> Result<()> {
     const N_REKEYS: usize = 20;
-    const LASTING: Duration = Duration::from_secs(44);
+    // A session's age is looked at every 350 ms at the latest, so a rekey comes after at most 2.35 s.
+    const LASTING: Duration = Duration::from_secs(48);
     let plain = Plain::start("rekeys", engine, weft, 2, &["REKEY_AFTER=2s"])?;
     let (here, there) = (plain.attach(0, "red", "10.202.0.10")?, plain.attach(1, "red", "10.202.0.20")?);
     here.wait_for(&there)?;
