@@ -93,6 +93,8 @@ pub(crate) struct Endpoint {
     pub(crate) making: Weak<()>,
     /// This run of the daemon has made its links.
     pub(crate) is_linked: bool,
+    /// How long CreateEndpoint took in this run of the daemon.
+    pub(crate) created_in: Option<Duration>,
 }
 
 /// Everything that Docker asked for, by Docker's ids.
@@ -185,7 +187,13 @@ impl Core {
             topology.networks.insert(network.record.network.network_id.clone(), network);
         }
         for record in store.endpoints()? {
-            let endpoint = Endpoint { record, unclaimed_since: None, making: Weak::new(), is_linked: false };
+            let endpoint = Endpoint {
+                record,
+                unclaimed_since: None,
+                making: Weak::new(),
+                is_linked: false,
+                created_in: None,
+            };
             topology.endpoints.insert(endpoint.record.endpoint.endpoint_id.clone(), endpoint);
         }
         Ok(Self {
@@ -443,10 +451,11 @@ impl Core {
         Ok(())
     }
 
-    /// Notes that this run has made the endpoint's links.
-    pub(crate) async fn set_linked(&self, endpoint_id: &str) {
+    /// Notes that this run has made the endpoint's links, and how long CreateEndpoint took if that was the call.
+    pub(crate) async fn set_linked(&self, endpoint_id: &str, created_in: Option<Duration>) {
         if let Some(endpoint) = self.topology.write().await.endpoints.get_mut(endpoint_id) {
             endpoint.is_linked = true;
+            endpoint.created_in = created_in;
         }
     }
 

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 use weft_driver::{
@@ -83,7 +83,7 @@ impl Backend for Engine {
             }
         }
         // A repeated call for a network in use must not start the time after which an empty one is taken down.
-        let empty_since = (!in_use).then(std::time::Instant::now);
+        let empty_since = (!in_use).then(Instant::now);
         let new = Network { record, id, up: None, empty_since };
         let network = topology.networks.entry(docker_id).or_insert(new);
         network.empty_since = empty_since;
@@ -120,6 +120,7 @@ impl Backend for Engine {
     }
 
     async fn create_endpoint(&self, request: CreateEndpoint) -> Result<(), BackendError> {
+        let since = Instant::now();
         let running = self.running()?;
         let record = EndpointRecord { endpoint: request, sandbox_key: None, multicast_route: false };
         let (network_id, endpoint_id) =
@@ -139,6 +140,7 @@ impl Backend for Engine {
                 unclaimed_since: None,
                 making: Weak::new(),
                 is_linked: false,
+                created_in: None,
             };
             let endpoint = topology.endpoints.entry(endpoint_id.clone()).or_insert(new);
             endpoint.making = Arc::downgrade(&making);
@@ -161,7 +163,7 @@ impl Backend for Engine {
             }
             return Err(error);
         }
-        self.0.set_linked(&endpoint_id).await;
+        self.0.set_linked(&endpoint_id, Some(since.elapsed())).await;
         debug!(endpoint = %endpoint_id, network = %network_id, "endpoint created");
         Ok(())
     }
@@ -189,12 +191,13 @@ impl Backend for Engine {
     }
 
     async fn join(&self, request: Join) -> Result<Joined, BackendError> {
+        let since = Instant::now();
         let running = self.running()?;
         let unknown = || BackendError::UnknownEndpoint {
             network_id: request.network_id.clone(),
             endpoint_id: request.endpoint_id.clone(),
         };
-        let (record, place, is_linked) = {
+        let (record, place, is_linked, created_in) = {
             let mut topology = self.0.topology.write().await;
             let network = topology.networks.get(&request.network_id);
             let network = network.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
@@ -207,18 +210,21 @@ impl Backend for Engine {
             endpoint.record.sandbox_key = Some(request.sandbox_key.clone());
             endpoint.record.multicast_route = multicast_route;
             endpoint.unclaimed_since = None;
-            (endpoint.record.clone(), place, endpoint.is_linked)
+            (endpoint.record.clone(), place, endpoint.is_linked, endpoint.created_in.take())
         };
         let place = place.ok_or_else(|| BackendError::UnknownNetwork(request.network_id.clone()))?;
         if !is_linked {
             // The daemon was away since CreateEndpoint.
             self.0.connect(&running, place, &record).await?;
-            self.0.set_linked(&request.endpoint_id).await;
+            self.0.set_linked(&request.endpoint_id, None).await;
         }
         let multicast_route = record.multicast_route;
         self.0.put_endpoint(&record).await?;
         self.0.sandboxes_changed.notify_one();
         let veth = names::veth_names(&EndpointId(request.endpoint_id.clone())).ok_or_else(unknown)?;
+        if let Some(created_in) = created_in {
+            self.0.calls.count_set_up(created_in + since.elapsed());
+        }
         Ok(Joined { src_name: veth.container, dst_prefix: CONTAINER_PREFIX.to_owned(), multicast_route })
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use weft_api::{PeerState, PeerStatus, Status};
 use weft_dataplane::DropReason;
 
-use self::page::{Kind, Page};
+use self::page::{Family, Kind, Page};
 
 /// Upper bounds of the histogram of dockerd's calls, in milliseconds: close to each other where a call is that makes links,
 /// wide for one that waits for something, and the 25 s after which dockerd is answered anyway.
@@ -22,7 +22,12 @@ const BOUNDS_MS: [u32; 9] = [1, 5, 10, 20, 50, 100, 500, 2500, 25_000];
 const GUARD_DROPS: [&str; 4] = ["container_mac", "container_arp", "container_ip", "container_other"];
 
 /// How long dockerd's calls took, and how many failed.
-pub(crate) struct DriverCalls([Calls; N_CALLS]);
+#[derive(Default)]
+pub(crate) struct DriverCalls {
+    by_path: [Calls; N_CALLS],
+    /// CreateEndpoint and Join of one endpoint together.
+    set_up: Calls,
+}
 
 const N_CALLS: usize = 16;
 
@@ -34,22 +39,48 @@ struct Calls {
     n_failed: AtomicU64,
 }
 
-impl Default for DriverCalls {
-    fn default() -> Self {
-        Self(std::array::from_fn(|_| Calls::default()))
-    }
-}
-
 impl DriverCalls {
     /// Counts a call by its path.
     pub(crate) fn count(&self, path: &str, elapsed: Duration, failed: bool) {
         let place = weft_driver::paths().iter().position(|known| *known == path);
-        let Some(calls) = place.and_then(|place| self.0.get(place)) else { return };
+        let Some(calls) = place.and_then(|place| self.by_path.get(place)) else { return };
+        calls.count(elapsed);
+        calls.n_failed.fetch_add(failed.into(), Ordering::Relaxed);
+    }
+
+    /// Counts an endpoint that a container has got.
+    pub(crate) fn count_set_up(&self, elapsed: Duration) {
+        self.set_up.count(elapsed);
+    }
+}
+
+impl Calls {
+    fn count(&self, elapsed: Duration) {
         let within = |bound: &u32| elapsed <= Duration::from_millis(u64::from(*bound));
         let bucket = BOUNDS_MS.iter().position(within).unwrap_or(BOUNDS_MS.len());
-        calls.n_within[bucket].fetch_add(1, Ordering::Relaxed);
-        calls.micros.fetch_add(elapsed.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
-        calls.n_failed.fetch_add(failed.into(), Ordering::Relaxed);
+        self.n_within[bucket].fetch_add(1, Ordering::Relaxed);
+        self.micros.fetch_add(elapsed.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// How many there were, by their upper bounds summed up.
+    fn cumulated(&self) -> Vec<u64> {
+        let mut sum = 0;
+        let cumulated = self.n_within.iter().map(|n| {
+            sum += n.load(Ordering::Relaxed);
+            sum
+        });
+        cumulated.collect()
+    }
+
+    /// Writes the histogram into a family.
+    fn write(&self, family: &mut Family<'_>, labels: &[(&str, &str)], cumulated: &[u64]) {
+        let bounds = BOUNDS_MS.iter().map(|ms| (f64::from(*ms) / 1000.0).to_string());
+        for (bound, n) in bounds.chain(["+Inf".to_owned()]).zip(cumulated) {
+            family.part("_bucket", &[labels, &[("le", &bound)]].concat(), n);
+        }
+        let sum = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
+        family.part("_sum", labels, sum);
+        family.part("_count", labels, cumulated.last().copied().unwrap_or(0));
     }
 }
 
@@ -240,36 +271,24 @@ fn traffic(page: &mut Page, status: &Status) {
 }
 
 fn driver(page: &mut Page, calls: &DriverCalls) {
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let called: Vec<(&str, &Calls, Vec<u64>)> = weft_driver::paths()
         .into_iter()
-        .zip(&calls.0)
-        .map(|(path, calls)| {
-            let call = path.rsplit('.').next().unwrap_or(path);
-            let mut sum = 0;
-            let cumulated = calls.n_within.iter().map(|n| {
-                sum += load(n);
-                sum
-            });
-            (call, calls, cumulated.collect())
-        })
+        .zip(&calls.by_path)
+        .map(|(path, calls)| (path.rsplit('.').next().unwrap_or(path), calls, calls.cumulated()))
         .filter(|(_, _, cumulated): &(_, _, Vec<u64>)| cumulated.last().is_some_and(|n| *n > 0))
         .collect();
     let help = "How long dockerd's calls took.";
     let mut family = page.family("weft_driver_call_duration_seconds", Kind::Histogram, help);
     for (call, calls, cumulated) in &called {
-        let bounds = BOUNDS_MS.iter().map(|ms| (f64::from(*ms) / 1000.0).to_string());
-        for (bound, n) in bounds.chain(["+Inf".to_owned()]).zip(cumulated) {
-            family.part("_bucket", &[("call", call), ("le", &bound)], n);
-        }
-        let sum = Duration::from_micros(load(&calls.micros)).as_secs_f64();
-        family.part("_sum", &[("call", call)], sum);
-        family.part("_count", &[("call", call)], cumulated.last().copied().unwrap_or(0));
+        calls.write(&mut family, &[("call", call)], cumulated);
     }
+    let help = "How long CreateEndpoint and Join of an endpoint took together.";
+    let mut family = page.family("weft_endpoint_setup_duration_seconds", Kind::Histogram, help);
+    calls.set_up.write(&mut family, &[], &calls.set_up.cumulated());
     let help = "Calls of dockerd that were answered with an error.";
     let mut family = page.family("weft_driver_calls_failed_total", Kind::Counter, help);
     for (call, calls, _) in &called {
-        family.sample(&[("call", call)], load(&calls.n_failed));
+        family.sample(&[("call", call)], calls.n_failed.load(Ordering::Relaxed));
     }
 }
 

@@ -49,7 +49,7 @@ async fn put_endpoint(engine: &Engine, digit: &str, making: Weak<()>) {
         .write()
         .await
         .endpoints
-        .insert(id, Endpoint { record, unclaimed_since: None, making, is_linked: false });
+        .insert(id, Endpoint { record, unclaimed_since: None, making, is_linked: false, created_in: None });
 }
 
 /// The MTU asked for, as memory and disk have it.

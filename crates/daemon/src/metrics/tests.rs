@@ -40,6 +40,7 @@ fn page(n_peers: usize) -> String {
     let calls = DriverCalls::default();
     calls.count("/NetworkDriver.Join", Duration::from_millis(3), false);
     calls.count("/NetworkDriver.Join", Duration::from_secs(60), true);
+    calls.count_set_up(Duration::from_millis(7));
     render(&status(n_peers), &calls, &Process::now())
 }
 
@@ -72,6 +73,10 @@ fn values_are_the_statuss() {
         (r#"weft_driver_call_duration_seconds_sum{call="Join"}"#, "60.003"),
         (r#"weft_driver_call_duration_seconds_count{call="Join"}"#, "2"),
         (r#"weft_driver_calls_failed_total{call="Join"}"#, "1"),
+        (r#"weft_endpoint_setup_duration_seconds_bucket{le="0.005"}"#, "0"),
+        (r#"weft_endpoint_setup_duration_seconds_bucket{le="0.01"}"#, "1"),
+        ("weft_endpoint_setup_duration_seconds_sum", "0.007"),
+        ("weft_endpoint_setup_duration_seconds_count", "1"),
     ] {
         assert_eq!(samples.get(series), Some(&value), "{series}");
     }
