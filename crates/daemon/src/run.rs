@@ -345,6 +345,8 @@ async fn reconcile(core: &Core) {
         collect_garbage(core).await;
         core.guard_bridges().await;
         core.guard_endpoints().await;
+        // What many containers took that came or went at once.
+        weft_sys::heap::trim();
     }
 }
 
