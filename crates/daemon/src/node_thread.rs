@@ -185,7 +185,7 @@ pub(crate) fn spawn(
     let work = move || {
         let writing = runtime.spawn(write_all(store, writes));
         drive(node, &receiver, &n_waiting, &router, outlets);
-        // Who waits for this thread's end finds the port given back once it has let go of the router, too, and on the disk
+        // Who waits for this thread's end may bind the port again once it has let go of the router, too, and finds on the disk
         // what the node had to keep.
         drop(router);
         if let Err(error) = runtime.block_on(writing) {

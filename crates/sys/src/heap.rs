@@ -69,8 +69,9 @@ mod tests {
         // Too small to be mapped by itself; what is between those that stay is not at the heap's end.
         let mut pieces: Vec<_> = (0..4096).map(|_| Some(vec![1_u8; 16 << 10])).collect();
         let resident_len = || -> u64 {
-            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-            statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.split_whitespace().next().unwrap().parse::<u64>().unwrap() << 10
         };
         for (n, piece) in pieces.iter_mut().enumerate() {
             if n % 64 != 63 {

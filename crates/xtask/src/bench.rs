@@ -32,8 +32,8 @@ pub(crate) struct BenchArgs {
     /// Seconds of each measurement
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: u32,
-    /// Only these configurations, separated by commas: raw, vxlan, wireguard-go, vpncloud, weft-aes, weft-chacha,
-    /// bridge, bridge-of-weft-mtu, weft-local
+    /// Only these configurations, separated by commas: raw, vxlan, wireguard-go, vpncloud, forwarder, weft-aes,
+    /// weft-chacha, bridge, bridge-of-weft-mtu, weft-local
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<Overlay>,
     /// Measure this build of weft too, as weft-before, so that a change is compared within one run
@@ -72,6 +72,8 @@ pub(crate) struct BenchArgs {
 struct Programs {
     /// weft as this source builds it.
     weft: PathBuf,
+    /// What only forwards.
+    forwarder: PathBuf,
     /// Another build, to compare with.
     before: Option<PathBuf>,
 }
@@ -86,7 +88,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ("ping", "iputils-ping"),
         ("wg", "wireguard-tools"),
     ])?;
-    let programs = Programs { weft: plugin::build_release()?, before: before(args)? };
+    let (weft, forwarder) = (plugin::build_release()?, plugin::build_forwarder()?);
+    let programs = Programs { weft, forwarder, before: before(args)? };
     let underlay = Underlay {
         mtu: args.mtu,
         loss_permille: args.loss_permille,

@@ -37,6 +37,14 @@ pub(crate) fn build_release() -> Result<PathBuf> {
     build("release")
 }
 
+/// Builds the program that only forwards, for the bench.
+pub(crate) fn build_forwarder() -> Result<PathBuf> {
+    let args = ["build", "--profile", "release", "--package", "weft-sys", "--example", "forward"];
+    let status = cargo::cargo().args(args).status()?;
+    ensure!(status.success(), "cargo build: {status}");
+    Ok(cargo::target_dir()?.join("release/examples/forward"))
+}
+
 /// Builds weft as it is shipped, but for what takes the compiler minutes and brings a few percent.
 pub(crate) fn build_quick() -> Result<PathBuf> {
     build("quick")

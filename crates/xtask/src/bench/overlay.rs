@@ -1,7 +1,7 @@
 //! What is measured, and how each is set up.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,6 +32,8 @@ pub(super) enum Overlay {
     WireguardGo,
     /// vpncloud, its TAP behind a bridge.
     Vpncloud,
+    /// A program that only forwards between TAP and UDP: the most that one stream of an overlay in userspace can have.
+    Forwarder,
     /// Another build of weft with AES-256-GCM.
     WeftBefore,
     /// weft with AES-256-GCM.
@@ -53,6 +55,7 @@ impl fmt::Display for Overlay {
             Self::Vxlan => "vxlan",
             Self::WireguardGo => "wireguard-go",
             Self::Vpncloud => "vpncloud",
+            Self::Forwarder => "forwarder",
             Self::WeftBefore => "weft-before",
             Self::WeftAes => "weft-aes",
             Self::WeftChacha => "weft-chacha",
@@ -79,11 +82,12 @@ pub(super) struct Up {
 
 impl Overlay {
     /// All that need no program named on the command line.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Raw,
         Self::Vxlan,
         Self::WireguardGo,
         Self::Vpncloud,
+        Self::Forwarder,
         Self::WeftAes,
         Self::WeftChacha,
         Self::Bridge,
@@ -91,9 +95,9 @@ impl Overlay {
         Self::WeftLocal,
     ];
 
-    /// Others' programs may not be had everywhere.
+    /// Others' programs may not be had everywhere, and the forwarder does not do on every link.
     pub(super) const fn is_optional(self) -> bool {
-        matches!(self, Self::WireguardGo | Self::Vpncloud)
+        matches!(self, Self::WireguardGo | Self::Vpncloud | Self::Forwarder)
     }
 
     /// Sets it up, and waits until a packet passes.
@@ -104,6 +108,7 @@ impl Overlay {
             Self::Vxlan => vxlan(ground, mtu - VXLAN_OVERHEAD)?,
             Self::WireguardGo => wireguard_go(ground, mtu - WIREGUARD_OVERHEAD)?,
             Self::Vpncloud => vpncloud(ground, mtu - VPNCLOUD_OVERHEAD)?,
+            Self::Forwarder => forwarder(ground, &programs.forwarder, mtu - WEFT_OVERHEAD)?,
             Self::WeftBefore => {
                 let before = programs.before.as_ref().context("no other build is named")?;
                 weft::across(ground, before, "aes-256-gcm")?
@@ -252,6 +257,30 @@ fn newest_wireguard_go() -> Result<PathBuf> {
         );
     }
     Ok(program)
+}
+
+/// Its TAP behind a bridge, as weft's. A super-frame of the containers is one train of it.
+fn forwarder(ground: &Ground, program: &Path, mtu: u16) -> Result<(Vec<Background>, u16)> {
+    let underlay = &ground.underlay;
+    ensure!(
+        underlay.mtu == 1500 && underlay.offloads && !underlay.segmented,
+        "the forwarder takes a train for a frame, which it is on a link of 1500 bytes that leaves trains whole"
+    );
+    let mut processes = Vec::new();
+    for n in 0..2 {
+        let host = ground.host(n);
+        add_bridge(&host, mtu)?;
+        let script = format!("exec {} tap0 7000 {}:7000", program.display(), host_address(1 - n));
+        processes.push(Background::start(&host, &script)?);
+        shell::await_ok("the forwarder's link", START_LIMIT, || {
+            shell::run(&format!("ip -n {host} link show tap0"))
+        })?;
+        shell::run(&format!("ip -n {host} link set tap0 mtu {mtu} master br0 up"))?;
+        ground.add_container(n, "c0", mtu)?;
+        shell::run(&format!("ip -n {} link set eth0 gso_max_size 60000", ground.container(n)))?;
+        shell::run(&format!("ip -n {host} link set c0 gso_max_size 60000 master br0"))?;
+    }
+    Ok((processes, mtu))
 }
 
 fn vpncloud(ground: &Ground, mtu: u16) -> Result<(Vec<Background>, u16)> {

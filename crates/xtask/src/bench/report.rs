@@ -10,7 +10,7 @@ use super::measure::{Figures, NAMES};
 use super::overlay::Overlay;
 
 /// A ratio or difference that says how weft stands: name, weft's side, the other side, figure, what was aimed at.
-const AIMS: [Aim; 12] = [
+const AIMS: [Aim; 15] = [
     Aim {
         name: "tcp1_aes_to_vxlan",
         of: Overlay::WeftAes,
@@ -58,6 +58,27 @@ const AIMS: [Aim; 12] = [
         of: Overlay::WeftAes,
         to: Overlay::Vxlan,
         figure: "udp1400_kpps",
+        least: 0.0,
+    },
+    Aim {
+        name: "tcp1_forwarder_to_vxlan",
+        of: Overlay::Forwarder,
+        to: Overlay::Vxlan,
+        figure: "tcp1_gbps",
+        least: 0.0,
+    },
+    Aim {
+        name: "udp64_forwarder_to_vxlan",
+        of: Overlay::Forwarder,
+        to: Overlay::Vxlan,
+        figure: "udp64_kpps",
+        least: 0.0,
+    },
+    Aim {
+        name: "tcp1_aes_to_forwarder",
+        of: Overlay::WeftAes,
+        to: Overlay::Forwarder,
+        figure: "tcp1_gbps",
         least: 0.0,
     },
     Aim {
