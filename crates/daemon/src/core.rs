@@ -97,6 +97,13 @@ pub(crate) struct Endpoint {
     pub(crate) created_in: Option<Duration>,
 }
 
+impl Endpoint {
+    /// One that has no links that this run of the daemon made.
+    pub(crate) fn new(record: EndpointRecord) -> Self {
+        Self { record, unclaimed_since: None, making: Weak::new(), is_linked: false, created_in: None }
+    }
+}
+
 /// Everything that Docker asked for, by Docker's ids.
 #[derive(Default)]
 pub(crate) struct Topology {
@@ -187,13 +194,7 @@ impl Core {
             topology.networks.insert(network.record.network.network_id.clone(), network);
         }
         for record in store.endpoints()? {
-            let endpoint = Endpoint {
-                record,
-                unclaimed_since: None,
-                making: Weak::new(),
-                is_linked: false,
-                created_in: None,
-            };
+            let endpoint = Endpoint::new(record);
             topology.endpoints.insert(endpoint.record.endpoint.endpoint_id.clone(), endpoint);
         }
         Ok(Self {

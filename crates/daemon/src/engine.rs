@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
@@ -135,14 +135,8 @@ impl Backend for Engine {
             self.0.bring_up(&running, network).await?;
             network.empty_since = None;
             let up = network.place();
-            let new = Endpoint {
-                record: record.clone(),
-                unclaimed_since: None,
-                making: Weak::new(),
-                is_linked: false,
-                created_in: None,
-            };
-            let endpoint = topology.endpoints.entry(endpoint_id.clone()).or_insert(new);
+            let new = || Endpoint::new(record.clone());
+            let endpoint = topology.endpoints.entry(endpoint_id.clone()).or_insert_with(new);
             endpoint.making = Arc::downgrade(&making);
             drop(topology);
             if !was_up {

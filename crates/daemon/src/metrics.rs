@@ -26,17 +26,23 @@ const GUARD_DROPS: [&str; 4] = ["container_mac", "container_arp", "container_ip"
 pub(crate) struct DriverCalls {
     by_path: [Calls; N_CALLS],
     /// CreateEndpoint and Join of one endpoint together.
-    set_up: Calls,
+    set_up: Times,
 }
 
 const N_CALLS: usize = 16;
 
 #[derive(Default)]
 struct Calls {
+    times: Times,
+    n_failed: AtomicU64,
+}
+
+/// A histogram.
+#[derive(Default)]
+struct Times {
     /// Not summed up: one counter a bound, and one above all.
     n_within: [AtomicU64; BOUNDS_MS.len() + 1],
     micros: AtomicU64,
-    n_failed: AtomicU64,
 }
 
 impl DriverCalls {
@@ -44,7 +50,7 @@ impl DriverCalls {
     pub(crate) fn count(&self, path: &str, elapsed: Duration, failed: bool) {
         let place = weft_driver::paths().iter().position(|known| *known == path);
         let Some(calls) = place.and_then(|place| self.by_path.get(place)) else { return };
-        calls.count(elapsed);
+        calls.times.count(elapsed);
         calls.n_failed.fetch_add(failed.into(), Ordering::Relaxed);
     }
 
@@ -54,7 +60,7 @@ impl DriverCalls {
     }
 }
 
-impl Calls {
+impl Times {
     fn count(&self, elapsed: Duration) {
         let within = |bound: &u32| elapsed <= Duration::from_millis(u64::from(*bound));
         let bucket = BOUNDS_MS.iter().position(within).unwrap_or(BOUNDS_MS.len());
@@ -62,25 +68,21 @@ impl Calls {
         self.micros.fetch_add(elapsed.as_micros().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// How many there were, by their upper bounds summed up.
-    fn cumulated(&self) -> Vec<u64> {
-        let mut sum = 0;
-        let cumulated = self.n_within.iter().map(|n| {
-            sum += n.load(Ordering::Relaxed);
-            sum
-        });
-        cumulated.collect()
+    fn is_empty(&self) -> bool {
+        self.n_within.iter().all(|n| n.load(Ordering::Relaxed) == 0)
     }
 
-    /// Writes the histogram into a family.
-    fn write(&self, family: &mut Family<'_>, labels: &[(&str, &str)], cumulated: &[u64]) {
+    /// Writes the samples into a family.
+    fn write(&self, family: &mut Family<'_>, labels: &[(&str, &str)]) {
         let bounds = BOUNDS_MS.iter().map(|ms| (f64::from(*ms) / 1000.0).to_string());
-        for (bound, n) in bounds.chain(["+Inf".to_owned()]).zip(cumulated) {
-            family.part("_bucket", &[labels, &[("le", &bound)]].concat(), n);
+        let mut count = 0;
+        for (bound, n) in bounds.chain(["+Inf".to_owned()]).zip(&self.n_within) {
+            count += n.load(Ordering::Relaxed);
+            family.part("_bucket", &[labels, &[("le", &bound)]].concat(), count);
         }
         let sum = Duration::from_micros(self.micros.load(Ordering::Relaxed)).as_secs_f64();
         family.part("_sum", labels, sum);
-        family.part("_count", labels, cumulated.last().copied().unwrap_or(0));
+        family.part("_count", labels, count);
     }
 }
 
@@ -271,23 +273,23 @@ fn traffic(page: &mut Page, status: &Status) {
 }
 
 fn driver(page: &mut Page, calls: &DriverCalls) {
-    let called: Vec<(&str, &Calls, Vec<u64>)> = weft_driver::paths()
+    let called: Vec<(&str, &Calls)> = weft_driver::paths()
         .into_iter()
         .zip(&calls.by_path)
-        .map(|(path, calls)| (path.rsplit('.').next().unwrap_or(path), calls, calls.cumulated()))
-        .filter(|(_, _, cumulated): &(_, _, Vec<u64>)| cumulated.last().is_some_and(|n| *n > 0))
+        .filter(|(_, calls)| !calls.times.is_empty())
+        .map(|(path, calls)| (path.rsplit('.').next().unwrap_or(path), calls))
         .collect();
     let help = "How long dockerd's calls took.";
     let mut family = page.family("weft_driver_call_duration_seconds", Kind::Histogram, help);
-    for (call, calls, cumulated) in &called {
-        calls.write(&mut family, &[("call", call)], cumulated);
+    for (call, calls) in &called {
+        calls.times.write(&mut family, &[("call", call)]);
     }
     let help = "How long CreateEndpoint and Join of an endpoint took together.";
     let mut family = page.family("weft_endpoint_setup_duration_seconds", Kind::Histogram, help);
-    calls.set_up.write(&mut family, &[], &calls.set_up.cumulated());
+    calls.set_up.write(&mut family, &[]);
     let help = "Calls of dockerd that were answered with an error.";
     let mut family = page.family("weft_driver_calls_failed_total", Kind::Counter, help);
-    for (call, calls, _) in &called {
+    for (call, calls) in &called {
         family.sample(&[("call", call)], calls.n_failed.load(Ordering::Relaxed));
     }
 }

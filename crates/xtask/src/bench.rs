@@ -72,8 +72,6 @@ pub(crate) struct BenchArgs {
 struct Programs {
     /// weft as this source builds it.
     weft: PathBuf,
-    /// What only forwards.
-    forwarder: PathBuf,
     /// Another build, to compare with.
     before: Option<PathBuf>,
 }
@@ -88,8 +86,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         ("ping", "iputils-ping"),
         ("wg", "wireguard-tools"),
     ])?;
-    let (weft, forwarder) = (plugin::build_release()?, plugin::build_forwarder()?);
-    let programs = Programs { weft, forwarder, before: before(args)? };
+    let programs = Programs { weft: plugin::build_release()?, before: before(args)? };
     let underlay = Underlay {
         mtu: args.mtu,
         loss_permille: args.loss_permille,

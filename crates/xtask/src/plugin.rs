@@ -34,26 +34,27 @@ const DIRS: &[&str] = &[
 
 /// Builds weft as it is shipped; returns the program.
 pub(crate) fn build_release() -> Result<PathBuf> {
-    build("release")
+    build("release", &WEFT, "weft")
 }
 
 /// Builds the program that only forwards, for the bench.
 pub(crate) fn build_forwarder() -> Result<PathBuf> {
-    let args = ["build", "--profile", "release", "--package", "weft-sys", "--example", "forward"];
-    let status = cargo::cargo().args(args).status()?;
-    ensure!(status.success(), "cargo build: {status}");
-    Ok(cargo::target_dir()?.join("release/examples/forward"))
+    build("release", &["--package", "weft-sys", "--example", "forward"], "examples/forward")
 }
 
 /// Builds weft as it is shipped, but for what takes the compiler minutes and brings a few percent.
 pub(crate) fn build_quick() -> Result<PathBuf> {
-    build("quick")
+    build("quick", &WEFT, "weft")
 }
 
-fn build(profile: &str) -> Result<PathBuf> {
-    let status = cargo::cargo().args(["build", "--profile", profile, "--package", "weft"]).status()?;
+/// What cargo is told to build weft.
+const WEFT: [&str; 2] = ["--package", "weft"];
+
+/// Builds what `args` name; where `program` of it is.
+fn build(profile: &str, args: &[&str], program: &str) -> Result<PathBuf> {
+    let status = cargo::cargo().args(["build", "--profile", profile]).args(args).status()?;
     ensure!(status.success(), "cargo build: {status}");
-    Ok(cargo::target_dir()?.join(profile).join("weft"))
+    Ok(cargo::target_dir()?.join(profile).join(program))
 }
 
 /// The Debian that iptables and the libraries are taken from: the one that the program was linked in, since a C library

@@ -1,5 +1,7 @@
 //! Without links: what is kept of dockerd's calls.
 
+use std::sync::Weak;
+
 use weft_driver::NetworkOptions;
 use weft_netlink::{FakeFirewall, FakeWiring};
 
@@ -43,13 +45,7 @@ async fn put_endpoint(engine: &Engine, digit: &str, making: Weak<()>) {
     };
     let record = EndpointRecord { endpoint, sandbox_key: None, multicast_route: false };
     let id = record.endpoint.endpoint_id.clone();
-    engine
-        .0
-        .topology
-        .write()
-        .await
-        .endpoints
-        .insert(id, Endpoint { record, unclaimed_since: None, making, is_linked: false, created_in: None });
+    engine.0.topology.write().await.endpoints.insert(id, Endpoint { making, ..Endpoint::new(record) });
 }
 
 /// The MTU asked for, as memory and disk have it.

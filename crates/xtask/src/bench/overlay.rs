@@ -1,7 +1,7 @@
 //! What is measured, and how each is set up.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::ground::{Ground, container_address, host_address};
 use super::shell::{self, Background};
 use super::{Programs, weft};
+use crate::plugin;
 
 /// MTU that Docker's overlay leaves of 1500: 50 bytes less.
 const VXLAN_OVERHEAD: u16 = 50;
@@ -108,7 +109,7 @@ impl Overlay {
             Self::Vxlan => vxlan(ground, mtu - VXLAN_OVERHEAD)?,
             Self::WireguardGo => wireguard_go(ground, mtu - WIREGUARD_OVERHEAD)?,
             Self::Vpncloud => vpncloud(ground, mtu - VPNCLOUD_OVERHEAD)?,
-            Self::Forwarder => forwarder(ground, &programs.forwarder, mtu - WEFT_OVERHEAD)?,
+            Self::Forwarder => forwarder(ground, mtu - WEFT_OVERHEAD)?,
             Self::WeftBefore => {
                 let before = programs.before.as_ref().context("no other build is named")?;
                 weft::across(ground, before, "aes-256-gcm")?
@@ -260,12 +261,13 @@ fn newest_wireguard_go() -> Result<PathBuf> {
 }
 
 /// Its TAP behind a bridge, as weft's. A super-frame of the containers is one train of it.
-fn forwarder(ground: &Ground, program: &Path, mtu: u16) -> Result<(Vec<Background>, u16)> {
+fn forwarder(ground: &Ground, mtu: u16) -> Result<(Vec<Background>, u16)> {
     let underlay = &ground.underlay;
     ensure!(
         underlay.mtu == 1500 && underlay.offloads && !underlay.segmented,
         "the forwarder takes a train for a frame, which it is on a link of 1500 bytes that leaves trains whole"
     );
+    let program = plugin::build_forwarder()?;
     let mut processes = Vec::new();
     for n in 0..2 {
         let host = ground.host(n);
