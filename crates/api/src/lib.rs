@@ -48,8 +48,8 @@ pub use route::RouteStatus;
 pub use secret::{Secret, SecretAnswer, SecretRequest};
 pub use server::{Control, ControlError, ErrorAnswer, router};
 pub use status::{
-    CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, DuplicateStatus, EndpointStatus,
-    JudgedStatus, NetworkStatus, PathKind, PeerState, PeerStatus, RefusedStatus, ServiceStatus, Status,
-    TrafficStatus,
+    CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CHECK_STATE, CheckStatus, DuplicateStatus,
+    EndpointStatus, JudgedStatus, NetworkStatus, PathKind, PeerState, PeerStatus, RefusedStatus,
+    ServiceStatus, Status, TrafficStatus,
 };
 pub use stream::Pieces;

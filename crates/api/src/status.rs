@@ -257,6 +257,8 @@ pub const CHECK_GUARD: &str = "spoof-guard";
 pub const CHECK_HTTP: &str = "http";
 /// [`CheckStatus::name`]: Docker's own socket is granted and answers.
 pub const CHECK_DOCKER: &str = "docker-socket";
+/// [`CheckStatus::name`]: what was last to be kept in the state directory was kept.
+pub const CHECK_STATE: &str = "state-file";
 
 /// An address that two living peers announce in one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

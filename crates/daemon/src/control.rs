@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tracing::info;
 use weft_api::{
-    BenchRequest, CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CaptureRequest, CheckStatus,
-    Control, ControlError, DuplicateStatus, EndCapture, EndpointStatus, JudgedStatus, MtuAnswer, MtuRequest,
-    NetworkStatus, Order, OrderAnswer, PathKind, PeerState, PeerStatus, Pieces, PingAnswer, PingRequest,
-    RefusedStatus, RouteStatus, Secret, SecretAnswer, SecretRequest, ServiceStatus, Status, TrafficStatus,
+    BenchRequest, CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CHECK_STATE, CaptureRequest,
+    CheckStatus, Control, ControlError, DuplicateStatus, EndCapture, EndpointStatus, JudgedStatus, MtuAnswer,
+    MtuRequest, NetworkStatus, Order, OrderAnswer, PathKind, PeerState, PeerStatus, Pieces, PingAnswer,
+    PingRequest, RefusedStatus, RouteStatus, Secret, SecretAnswer, SecretRequest, ServiceStatus, Status,
+    TrafficStatus,
 };
 use weft_netlink::{LinkTraffic, names};
 use weft_node::{
@@ -84,6 +85,7 @@ impl Control for Controls {
                 .chain(core.firewall_fault.get())
                 .chain(core.guard_fault.get())
                 .chain(core.http_fault.get())
+                .chain(core.store.fault())
                 .collect(),
             http: core.http_at.get().copied(),
             max_overlay_mtu: core.max_overlay_mtu().await.ok(),
@@ -231,7 +233,7 @@ impl Control for Controls {
 }
 
 fn checks(core: &Core, running: bool) -> Vec<CheckStatus> {
-    let mut checks = vec![(CHECK_DOCKER, core.docker_fault.get())];
+    let mut checks = vec![(CHECK_DOCKER, core.docker_fault.get()), (CHECK_STATE, core.store.fault())];
     // These are looked at while traffic is carried only.
     if running {
         checks.extend([(CHECK_FIREWALL, core.firewall_fault.get()), (CHECK_GUARD, core.guard_fault.get())]);

@@ -19,7 +19,7 @@ use std::io::{self, Read};
 use std::mem::ManuallyDrop;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::de::DeserializeOwned;
@@ -195,6 +195,8 @@ struct StateFile {
     lasting: Lasting,
     /// None after a read or write failed, until the next call opens the file again: redb takes nothing after a failure.
     database: RwLock<Option<Database>>,
+    /// Why the last changes were not made.
+    refused: Mutex<Option<String>>,
 }
 
 impl StateFile {
@@ -209,7 +211,11 @@ impl StateFile {
             other => not_open(&path, other.into()),
         })?;
         ensure_tables(&database, lasting.tables()).map_err(|error| not_open(&path, error))?;
-        Ok(Self { path, lasting, database: RwLock::new(Some(database)) })
+        Ok(Self::new(path, lasting, Some(database)))
+    }
+
+    fn new(path: PathBuf, lasting: Lasting, database: Option<Database>) -> Self {
+        Self { path, lasting, database: RwLock::new(database), refused: Mutex::default() }
     }
 
     /// Opens the file after it was closed.
@@ -257,7 +263,14 @@ impl StateFile {
 
     /// Makes all of these changes, or none; those made are kept as long as the file lasts.
     fn commit<'a>(&self, changes: impl IntoIterator<Item = &'a Changes>) -> Result<(), StoreError> {
-        self.with(|database| changes::commit(database, changes))
+        let made = self.with(|database| changes::commit(database, changes));
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) =
+            made.as_ref().err().map(ToString::to_string);
+        made
+    }
+
+    fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -323,6 +336,11 @@ impl Store {
     /// As [`Self::write`].
     pub(crate) async fn remove_endpoint(&self, id: &str) -> Result<(), StoreError> {
         self.endpoints.write(Changes::default().remove_endpoint(id)).await
+    }
+
+    /// Why the last changes were not made, of either file; one line. Until others are made there.
+    pub(crate) fn fault(&self) -> Option<String> {
+        self.state.file.refused().or_else(|| self.endpoints.file.refused())
     }
 
     fn get(&self, key: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
@@ -472,7 +490,7 @@ fn open_endpoints(dir: &Path, boot: &str) -> Result<StateFile, OpenError> {
         // It is tried anew at the next call: a daemon is to start on a full disk too.
         Err(OpenError::Io { error, .. }) if is_new && error.kind() == io::ErrorKind::StorageFull => {
             std::fs::remove_file(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
-            Ok(StateFile { path, lasting: Lasting::Boot, database: RwLock::new(None) })
+            Ok(StateFile::new(path, Lasting::Boot, None))
         }
         Err(OpenError::Damaged { path, source }) => Err(OpenError::EndpointsDamaged { path, source }),
         other => other,

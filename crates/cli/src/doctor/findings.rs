@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 use weft_api::{
-    CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CheckStatus, PeerState, PeerStatus, Status,
+    CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CHECK_STATE, CheckStatus, PeerState, PeerStatus,
+    Status,
 };
 
 use super::facts::{Facts, Plugin, Swarm};
@@ -176,6 +177,7 @@ fn checks(status: &Status, facts: &Facts, found: &mut Vec<Finding>) {
             CHECK_GUARD => "spoof-guard",
             CHECK_DOCKER => "docker-socket",
             CHECK_HTTP => "http",
+            CHECK_STATE => "state-file",
             _ => "daemon",
         };
         let Some(problem) = problem else {
@@ -185,6 +187,7 @@ fn checks(status: &Status, facts: &Facts, found: &mut Vec<Finding>) {
                 "spoof-guard" => "containers are held to their addresses",
                 "docker-socket" => "Docker is asked for the swarm's hosts",
                 "http" => "health, metrics and the live map are served",
+                "state-file" => "what Docker asks for is kept for the next start",
                 _ => name,
             };
             found.push(ok(check, text));
@@ -204,6 +207,7 @@ fn checks(status: &Status, facts: &Facts, found: &mut Vec<Finding>) {
                 "docker plugin set weft:latest docker.sock.source=/run/docker.sock while it is disabled; or set PEERS",
             ),
             "http" => warn(check, problem.clone(), "docker plugin set weft:latest HTTP=127.0.0.1:OTHER-PORT, or HTTP=off"),
+            "state-file" => fault(check, problem.clone(), "df shows what is full; then ask Docker again for what failed"),
             _ => fault(check, problem.clone(), "mend what it says"),
         });
     }

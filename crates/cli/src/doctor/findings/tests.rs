@@ -19,7 +19,7 @@ fn peer(name: &str, state: PeerState, problem: Option<&str>) -> PeerStatus {
 
 /// A host on which all is well.
 fn healthy() -> Facts {
-    let checks = [CHECK_FIREWALL, CHECK_GUARD, CHECK_DOCKER, CHECK_HTTP];
+    let checks = [CHECK_FIREWALL, CHECK_GUARD, CHECK_DOCKER, CHECK_HTTP, CHECK_STATE];
     let checks = checks.map(|name| CheckStatus { name: name.to_owned(), fault: None }).to_vec();
     let network = NetworkStatus {
         id: "u48gny859s078wz2qe8dulj4a".to_owned(),
@@ -171,6 +171,9 @@ fn checks_of_the_daemon_have_their_commands() {
     expect(http, Level::Warn, "http", &["in use", "HTTP=off"]);
     let docker = |facts: &mut Facts| fail_check(facts, CHECK_DOCKER, "Docker's socket is not granted");
     expect(docker, Level::Warn, "docker-socket", &["docker.sock.source=/run/docker.sock"]);
+    let state =
+        |facts: &mut Facts| fail_check(facts, CHECK_STATE, "state.redb cannot be written: No space left");
+    expect(state, Level::Fault, "state-file", &["No space left", "df shows what is full"]);
 }
 
 #[test]

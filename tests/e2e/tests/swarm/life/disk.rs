@@ -26,6 +26,22 @@ fn ensure_helpful(text: &str) -> Result<()> {
     Ok(())
 }
 
+/// What `weft status` and `weft doctor` say of the state file; none: nothing.
+fn told(host: &Host) -> Result<Option<String>> {
+    let known = status(host)?;
+    let check =
+        known["checks"].as_array().and_then(|all| all.iter().find(|check| check["name"] == "state-file"));
+    let fault = check.and_then(|check| check["fault"].as_str()).map(str::to_owned);
+    let is_among_faults = known["faults"]
+        .as_array()
+        .is_some_and(|all| all.iter().any(|text| text.as_str() == fault.as_deref()));
+    ensure!(
+        check.is_some() && is_among_faults == fault.is_some(),
+        "faults and checks contradict each other: {known}"
+    );
+    Ok(fault)
+}
+
 /// The state file's disk is full: dockerd's calls fail and say why, nothing is half made or lost, what runs goes on, and
 /// everything works again once there is room; also for a daemon that starts meanwhile.
 pub(crate) fn disk_full(engine: Engine, weft: &Weft) -> Result<()> {
@@ -72,6 +88,7 @@ pub(crate) fn disk_full(engine: Engine, weft: &Weft) -> Result<()> {
     let again = host.docker_output(["network", "create", "--driver=weft", &subnet, &name])?;
     ensure!(!again.success(), "there is room");
     ensure_helpful(&again.text())?;
+    ensure_helpful(&told(host)?.unwrap_or_default())?;
     let run = host.docker_output(["run", "--detach", "--network=kept", "--name=box3", BUSYBOX])?;
     println!("a container: {}", run.text().trim());
     if !run.success() {
@@ -88,6 +105,7 @@ pub(crate) fn disk_full(engine: Engine, weft: &Weft) -> Result<()> {
     created.push(name);
     host.docker(["run", "--detach", "--network=kept", "--name=box3", BUSYBOX])?;
     answers("box3", "box1")?;
+    ensure!(told(host)?.is_none(), "there is room, and a fault is told still: {:?}", told(host)?);
     ensure_unique_addresses(&[host])?;
 
     // Full again while the daemon begins anew: it adopts what runs, and says what is wrong.
