@@ -18,14 +18,16 @@ const START_LIMIT: Duration = Duration::from_secs(5);
 const TICKS: f64 = 100.0;
 
 /// Names of all figures, in the order in which they are shown, with their digits after the point.
-pub(super) const NAMES: [(&str, usize); 14] = [
+pub(super) const NAMES: [(&str, usize); 16] = [
     ("overlay_mtu", 0),
     ("tcp1_gbps", 2),
     ("tcp1_reverse_gbps", 2),
     ("tcp4_gbps", 2),
     ("tcp4_reverse_gbps", 2),
     ("udp64_kpps", 0),
+    ("udp64_delivered_kpps", 0),
     ("udp1400_kpps", 0),
+    ("udp1400_delivered_kpps", 0),
     ("rtt_us_p50", 0),
     ("rtt_us_p99", 0),
     ("rtt_loaded_us_p50", 0),
@@ -92,8 +94,12 @@ pub(super) fn all(ground: &Ground, up: &Up, seconds: u32, tcp_only: bool) -> Res
     figures.insert("tcp4_gbps", tcp(seconds, "-P 4")?.0);
     figures.insert("tcp4_reverse_gbps", tcp(seconds, "-P 4 -R")?.0);
     if !tcp_only {
-        figures.insert("udp64_kpps", udp(up, seconds, 64)?);
-        figures.insert("udp1400_kpps", udp(up, seconds, 1380)?);
+        let (received, delivered) = udp(up, seconds, 64)?;
+        figures.insert("udp64_kpps", received);
+        figures.insert("udp64_delivered_kpps", delivered);
+        let (received, delivered) = udp(up, seconds, 1380)?;
+        figures.insert("udp1400_kpps", received);
+        figures.insert("udp1400_delivered_kpps", delivered);
         let (p50, p99) = rtt(up, seconds)?;
         figures.insert("rtt_us_p50", p50);
         figures.insert("rtt_us_p99", p99);
@@ -156,12 +162,30 @@ fn tcp(up: &Up, seconds: u32, options: &str) -> Result<(f64, f64)> {
     Ok((number("bits_per_second")? / 1e9, number("bytes")?))
 }
 
-/// Thousands of datagrams a second received.
-fn udp(up: &Up, seconds: u32, len: u32) -> Result<f64> {
+/// Thousands of datagrams a second that the server's program received, and that came to its socket: what the overlay
+/// carried, though the program had no time to read it.
+fn udp(up: &Up, seconds: u32, len: u32) -> Result<(f64, f64)> {
+    let before = udp_delivered(up)?;
     let answer = iperf(up, seconds, &format!("-u -b 0 -l {len}"))?;
+    let delivered = udp_delivered(up)? - before;
     let sum = &answer["end"]["sum"];
     let number = |name: &str| sum[name].as_f64().with_context(|| format!("iperf3 says no {name}"));
-    Ok((number("packets")? - number("lost_packets")?) / number("seconds")? / 1e3)
+    let rate = |n: f64| -> Result<f64> { Ok(n / number("seconds")? / 1e3) };
+    Ok((rate(number("packets")? - number("lost_packets")?)?, rate(delivered)?))
+}
+
+/// Datagrams that came to sockets of the server's namespace, read or dropped because the socket was full.
+fn udp_delivered(up: &Up) -> Result<f64> {
+    let text = shell::run_in(&up.server, "cat /proc/net/snmp")?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let (names, values) = lines.next().zip(lines.next()).context("the kernel counts UDP")?;
+    let counter = |name: &str| {
+        let (_, value) = names.split_whitespace().zip(values.split_whitespace()).find(|(n, _)| *n == name)?;
+        value.parse::<f64>().ok()
+    };
+    let (read, dropped) =
+        counter("InDatagrams").zip(counter("RcvbufErrors")).context("the kernel counts datagrams")?;
+    Ok(read + dropped)
 }
 
 /// Median and 99th percentile of the round-trip time, in microseconds.

@@ -10,7 +10,7 @@ use super::measure::{Figures, NAMES};
 use super::overlay::Overlay;
 
 /// A ratio or difference that says how weft stands: name, weft's side, the other side, figure, what was aimed at.
-const AIMS: [Aim; 15] = [
+const AIMS: [Aim; 16] = [
     Aim {
         name: "tcp1_aes_to_vxlan",
         of: Overlay::WeftAes,
@@ -52,6 +52,13 @@ const AIMS: [Aim; 15] = [
         to: Overlay::Vxlan,
         figure: "udp64_kpps",
         least: 1.2,
+    },
+    Aim {
+        name: "udp64_delivered_aes_to_vxlan",
+        of: Overlay::WeftAes,
+        to: Overlay::Vxlan,
+        figure: "udp64_delivered_kpps",
+        least: 0.0,
     },
     Aim {
         name: "udp1400_aes_to_vxlan",
