@@ -46,7 +46,7 @@ pub use render::{
 };
 pub use route::RouteStatus;
 pub use secret::{Secret, SecretAnswer, SecretRequest};
-pub use server::{Control, ControlError, ErrorAnswer, router};
+pub use server::{Control, ControlError, ErrorAnswer, router, with_causes};
 pub use status::{
     CHECK_DOCKER, CHECK_FIREWALL, CHECK_GUARD, CHECK_HTTP, CHECK_STATE, CheckStatus, DuplicateStatus,
     EndpointStatus, JudgedStatus, NetworkStatus, PathKind, PeerState, PeerStatus, RefusedStatus,

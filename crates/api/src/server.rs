@@ -41,7 +41,8 @@ pub enum ControlError {
 }
 
 /// An error and what caused it, in one line: the answer is all that the client gets.
-fn with_causes(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -265,7 +265,7 @@ impl StateFile {
     fn commit<'a>(&self, changes: impl IntoIterator<Item = &'a Changes>) -> Result<(), StoreError> {
         let made = self.with(|database| changes::commit(database, changes));
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) =
-            made.as_ref().err().map(|error| weft_driver::with_causes(error));
+            made.as_ref().err().map(|error| weft_api::with_causes(error));
         made
     }
 

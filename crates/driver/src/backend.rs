@@ -30,8 +30,7 @@ pub enum BackendError {
 }
 
 /// An error and what caused it, in one line: it is all that the user of `docker` gets.
-#[must_use]
-pub fn with_causes(error: &dyn std::error::Error) -> String {
+fn with_causes(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -32,7 +32,7 @@ mod record;
 mod request;
 mod router;
 
-pub use backend::{Backend, BackendError, Failure, with_causes};
+pub use backend::{Backend, BackendError, Failure};
 pub use driver::paths;
 pub use listen::{BindError, SOCKET_MODE, bind_socket, serve};
 pub use model::{

@@ -81,10 +81,7 @@ impl Facts {
 
 async fn daemon(socket: Option<PathBuf>) -> Result<Daemon, String> {
     let client = Client::discover(socket).await.map_err(|error| error.to_string())?;
-    let status = client.status().await.map_err(|error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-    })?;
+    let status = client.status().await.map_err(|error| weft_api::with_causes(&error))?;
     Ok(Daemon { socket: client.socket().to_owned(), status })
 }
 

@@ -170,44 +170,42 @@ fn readiness(status: &Status, found: &mut Vec<Finding>) {
     }
 }
 
+/// The daemon's checks that have findings of their own.
+const CHECKS: [&str; 5] = [CHECK_FIREWALL, CHECK_GUARD, CHECK_DOCKER, CHECK_HTTP, CHECK_STATE];
+
 fn checks(status: &Status, facts: &Facts, found: &mut Vec<Finding>) {
     for CheckStatus { name, fault: problem } in &status.checks {
-        let check = match name.as_str() {
-            CHECK_FIREWALL => "firewall",
-            CHECK_GUARD => "spoof-guard",
-            CHECK_DOCKER => "docker-socket",
-            CHECK_HTTP => "http",
-            CHECK_STATE => "state-file",
-            _ => "daemon",
-        };
+        let check = CHECKS.into_iter().find(|check| check == name).unwrap_or("daemon");
         let Some(problem) = problem else {
             let text = match check {
-                "firewall" if facts.bridge_nf == Some(false) => "frames within bridges do not pass iptables",
-                "firewall" => "the rule that lets frames pass within weft's bridges is in place",
-                "spoof-guard" => "containers are held to their addresses",
-                "docker-socket" => "Docker is asked for the swarm's hosts",
-                "http" => "health, metrics and the live map are served",
-                "state-file" => "what Docker asks for is kept for the next start",
+                CHECK_FIREWALL if facts.bridge_nf == Some(false) => {
+                    "frames within bridges do not pass iptables"
+                }
+                CHECK_FIREWALL => "the rule that lets frames pass within weft's bridges is in place",
+                CHECK_GUARD => "containers are held to their addresses",
+                CHECK_DOCKER => "Docker is asked for the swarm's hosts",
+                CHECK_HTTP => "health, metrics and the live map are served",
+                CHECK_STATE => "what Docker asks for is kept for the next start",
                 _ => name,
             };
             found.push(ok(check, text));
             continue;
         };
         found.push(match check {
-            "firewall" => {
+            CHECK_FIREWALL => {
                 let fix = "apt-get install iptables; iptables -S DOCKER-USER shows the rules, which weft sets again every 5 s";
                 fault(check, problem.clone(), fix)
             }
-            "spoof-guard" => {
+            CHECK_GUARD => {
                 fault(check, problem.clone(), "modprobe nf_tables: the kernel needs CONFIG_NF_TABLES_NETDEV")
             }
-            "docker-socket" => warn(
+            CHECK_DOCKER => warn(
                 check,
                 problem.clone(),
                 "docker plugin set weft:latest docker.sock.source=/run/docker.sock while it is disabled; or set PEERS",
             ),
-            "http" => warn(check, problem.clone(), "docker plugin set weft:latest HTTP=127.0.0.1:OTHER-PORT, or HTTP=off"),
-            "state-file" => fault(check, problem.clone(), "df shows what is full; then ask Docker again for what failed"),
+            CHECK_HTTP => warn(check, problem.clone(), "docker plugin set weft:latest HTTP=127.0.0.1:OTHER-PORT, or HTTP=off"),
+            CHECK_STATE => fault(check, problem.clone(), "df shows what is full; then ask Docker again for what failed"),
             _ => fault(check, problem.clone(), "mend what it says"),
         });
     }

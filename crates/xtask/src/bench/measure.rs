@@ -94,12 +94,12 @@ pub(super) fn all(ground: &Ground, up: &Up, seconds: u32, tcp_only: bool) -> Res
     figures.insert("tcp4_gbps", tcp(seconds, "-P 4")?.0);
     figures.insert("tcp4_reverse_gbps", tcp(seconds, "-P 4 -R")?.0);
     if !tcp_only {
-        let (received, delivered) = udp(up, seconds, 64)?;
-        figures.insert("udp64_kpps", received);
-        figures.insert("udp64_delivered_kpps", delivered);
-        let (received, delivered) = udp(up, seconds, 1380)?;
-        figures.insert("udp1400_kpps", received);
-        figures.insert("udp1400_delivered_kpps", delivered);
+        for (len, read, came) in
+            [(64, "udp64_kpps", "udp64_delivered_kpps"), (1380, "udp1400_kpps", "udp1400_delivered_kpps")]
+        {
+            let (received, delivered) = udp(up, seconds, len)?;
+            figures.extend([(read, received), (came, delivered)]);
+        }
         let (p50, p99) = rtt(up, seconds)?;
         figures.insert("rtt_us_p50", p50);
         figures.insert("rtt_us_p99", p99);

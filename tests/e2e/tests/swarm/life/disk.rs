@@ -26,7 +26,7 @@ fn ensure_helpful(text: &str) -> Result<()> {
     Ok(())
 }
 
-/// What `weft status` and `weft doctor` say of the state file; none: nothing.
+/// What `weft status` says is wrong with the state file.
 fn told(host: &Host) -> Result<Option<String>> {
     let known = status(host)?;
     let check =
@@ -105,7 +105,8 @@ pub(crate) fn disk_full(engine: Engine, weft: &Weft) -> Result<()> {
     created.push(name);
     host.docker(["run", "--detach", "--network=kept", "--name=box3", BUSYBOX])?;
     answers("box3", "box1")?;
-    ensure!(told(host)?.is_none(), "there is room, and a fault is told still: {:?}", told(host)?);
+    let still = told(host)?;
+    ensure!(still.is_none(), "there is room, and a fault is told still: {still:?}");
     ensure_unique_addresses(&[host])?;
 
     // Full again while the daemon begins anew: it adopts what runs, and says what is wrong.
